@@ -1,0 +1,1 @@
+"""The models: vLLM in-process, behind the small facade of :mod:`engine.types`. Never imports ``gateway``."""

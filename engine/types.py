@@ -1,0 +1,238 @@
+"""The facade between the gateway and the models: plain values and one Protocol, no vLLM.
+
+Exceptions a caller of the facade can see::
+
+    EngineError
+     ├── RequestRejected        the request itself can never succeed (names the field)
+     │    └── PromptTooLong     prompt + max_tokens do not fit the context (carries both numbers)
+     ├── EngineOverloaded       queue bounds reached; retry later
+     ├── EngineUnavailable      not started, dead, hung or restarting; retry later
+     └── GenerationFailed       this one generation ended in an error inside the engine
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+FinishReason = Literal["stop", "length"]
+
+
+class EngineError(Exception):
+    """Base of everything the facade raises on purpose."""
+
+
+class RequestRejected(EngineError):
+    """The engine can never serve this request as it stands.
+
+    ``param`` is the wire name of the offending field, or None when no single field is at fault.
+    """
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class PromptTooLong(RequestRejected):
+    """The prompt (``prompt_tokens``) plus ``max_tokens`` exceeds the context (``limit``), all in tokens.
+
+    ``prompt_tokens`` is a lower bound when ``exact`` is False: very long texts are refused by their
+    size in bytes, before the tokeniser sees them. ``max_tokens`` is None when the prompt alone is too long.
+    """
+
+    def __init__(self, *, prompt_tokens: int, limit: int, max_tokens: int | None = None, exact: bool = True) -> None:
+        super().__init__("prompt too long")
+        self.prompt_tokens = prompt_tokens
+        self.limit = limit
+        self.max_tokens = max_tokens
+        self.exact = exact
+
+
+class EngineOverloaded(EngineError):
+    """Queue bounds reached. ``retry_after`` is the engine's estimate in seconds."""
+
+    def __init__(self, message: str, *, retry_after: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class EngineUnavailable(EngineError):
+    """The engine cannot take or finish requests now. ``retry_after`` in seconds."""
+
+    def __init__(self, message: str, *, retry_after: float = 5.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class GenerationFailed(EngineError):
+    """The engine ended this one generation with an error; others are not affected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to sample. Bounds are checked at the wire; every integer here fits an int64.
+
+    ``max_tokens`` is in tokens per choice. ``logprobs`` is the number of alternatives per token
+    (0: only the chosen token's own); None: none at all.
+    """
+
+    max_tokens: int
+    n: int = 1
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    logit_bias: Mapping[int, float] | None = None
+    logprobs: int | None = None
+    ignore_eos: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A prompt ready for the engine. ``text`` is kept only where the caller needs it back (``echo``)."""
+
+    token_ids: Sequence[int]
+    text: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One generation of ``sampling.n`` choices. ``request_id`` is made by the gateway, never by a client.
+
+    ``stream``: deltas as they come; otherwise exactly one final :class:`Delta` per choice.
+    """
+
+    request_id: str
+    model: str
+    prompt: Prompt
+    sampling: Sampling
+    stream: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """One token with its log-probability (natural log) and its UTF-8 bytes."""
+
+    token: str
+    logprob: float
+    bytes: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PositionLogprobs:
+    """What the model thought at one position: the chosen token and the ``top`` alternatives, best first."""
+
+    chosen: TokenLogprob
+    top: tuple[TokenLogprob, ...]
+
+
+@dataclass(slots=True)
+class Delta:
+    """What one choice gained. ``tokens`` counts new tokens; ``finish_reason`` is set on a choice's last delta."""
+
+    index: int
+    text: str
+    tokens: int
+    finish_reason: FinishReason | None = None
+    logprobs: tuple[PositionLogprobs, ...] | None = None
+
+
+class DeltaSink(Protocol):
+    """Where the engine pushes deltas, from its own output handler on the event loop: must not block or raise.
+
+    ``text`` is the hot path: choice 0 gained plain text and did not finish. Everything else comes by ``delta``.
+    """
+
+    def text(self, text: str, tokens: int) -> None: ...
+
+    def delta(self, delta: Delta) -> None: ...
+
+
+class Phase(enum.Enum):
+    """Life of the engine. STALLED: alive but without progress. FAILED: gave up restarting."""
+
+    STARTING = "starting"
+    READY = "ready"
+    STALLED = "stalled"
+    RESTARTING = "restarting"
+    DRAINING = "draining"
+    FAILED = "failed"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineState:
+    """A snapshot for readiness, metrics and admission; cheap to take. Counts are sequences, not requests."""
+
+    phase: Phase
+    running: int
+    waiting: int
+    queued_tokens: int
+    kv_usage: float
+    restarts: int
+    detail: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """A model that can be named in a request. ``created`` is Unix seconds, ``context_length`` tokens."""
+
+    id: str
+    created: int
+    context_length: int
+
+
+Role = Literal["system", "developer", "user", "assistant"]
+
+
+@dataclass(frozen=True, slots=True)
+class ChatMessage:
+    """One text message of a conversation."""
+
+    role: Role
+    content: str
+    name: str | None = None
+
+
+class Engine(Protocol):
+    """What the gateway sees of the models."""
+
+    def models(self) -> Sequence[ModelInfo]:
+        """Every model that may be named, whatever its state."""
+
+    def state(self) -> EngineState:
+        """The engine now."""
+
+    async def start(self) -> None:
+        """Load the model; returns when it can serve. Raises :class:`EngineUnavailable` if it cannot."""
+
+    async def drain(self) -> None:
+        """Refuse new requests and return when none is left."""
+
+    async def stop(self) -> None:
+        """End every request with :class:`EngineUnavailable` and leave no process behind. Idempotent."""
+
+    async def render_chat(self, model: str, messages: Sequence[ChatMessage]) -> Prompt:
+        """Apply the chat template and tokenise, off the event loop. Special tokens in contents stay text."""
+
+    async def tokenize(self, model: str, text: str, *, keep_text: bool = False) -> Prompt:
+        """Tokenise plain text off the event loop."""
+
+    async def detokenize(self, model: str, token_ids: Sequence[int]) -> str:
+        """The text of token ids. Raises :class:`RequestRejected` for an id outside the vocabulary."""
+
+    async def run(self, request: GenerationRequest, sink: DeltaSink) -> None:
+        """Generate, pushing to ``sink``; returns after every choice's finish delta was pushed.
+
+        Cancelling aborts in the engine within one step. Raises :class:`EngineError` kinds.
+        """
+
+    def generate(self, request: GenerationRequest) -> AsyncIterator[Delta]:
+        """The same, pulled. Closing the iterator aborts in the engine."""

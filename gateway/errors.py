@@ -1,0 +1,204 @@
+"""Every error a caller can see, and its one mapping to status, type, param and code.
+
+``ApiError`` is the only exception that routes, pipeline and protocol raise towards a client; the front turns
+it into the OpenAI error body (https://platform.openai.com/docs/guides/error-codes). 429 and 503 carry
+``Retry-After``; what a retry cannot mend carries ``x-should-retry: false`` (read by OpenAI's own clients).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from engine import types as engine
+
+MAX_MESSAGE_BYTES: Final = 1024
+
+INVALID_REQUEST: Final = "invalid_request_error"
+PERMISSION: Final = "permission_error"
+SERVER: Final = "server_error"
+
+
+class ErrorBody(msgspec.Struct, frozen=True):
+    """The value of ``error`` on the wire."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class _Envelope(msgspec.Struct, frozen=True):
+    error: ErrorBody
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+def clip(message: str, limit: int = MAX_MESSAGE_BYTES) -> str:
+    """``message`` as valid UTF-8 of at most ``limit`` bytes."""
+    return message.encode("utf-8", "replace")[:limit].decode("utf-8", "ignore")
+
+
+class ApiError(Exception):
+    """An error on its way to a client.
+
+    ``retry_after`` is in seconds and is rounded up to at least 1 on the wire; ``close`` asks the protocol to
+    close the connection after the answer; ``headers`` adds lower-case response headers.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str | None,
+        param: str | None = None,
+        type: str = INVALID_REQUEST,
+        retry_after: float | None = None,
+        close: bool = False,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.body = ErrorBody(message=clip(message), type=type, param=param, code=code)
+        self.retry_after = retry_after
+        self.close = close
+        self.extra_headers = dict(headers or {})
+
+    @property
+    def code(self) -> str | None:
+        return self.body.code
+
+    def payload(self) -> bytes:
+        """The JSON body, also the data of a stream's error event."""
+        return _encode(_Envelope(self.body))
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """Response headers that belong to the error itself (not content-length or request id)."""
+        out = [(b"content-type", b"application/json")]
+        if self.retry_after is not None:
+            out.append((b"retry-after", b"%d" % max(1, math.ceil(self.retry_after))))
+        elif 400 <= self.status < 500:
+            out.append((b"x-should-retry", b"false"))
+        if self.close:
+            out.append((b"connection", b"close"))
+        out.extend((k.encode("ascii"), v.encode("latin-1", "replace")) for k, v in self.extra_headers.items())
+        return out
+
+
+def invalid(message: str, *, code: str, param: str | None = None) -> ApiError:
+    """A 400 that names the field."""
+    return ApiError(400, message, code=code, param=param)
+
+
+def missing_api_key() -> ApiError:
+    return ApiError(
+        401,
+        "You didn't provide an API key. Send it in an Authorization header: Authorization: Bearer YOUR_KEY.",
+        code="missing_api_key",
+        headers={"www-authenticate": 'Bearer realm="sluice"'},
+    )
+
+
+def invalid_api_key() -> ApiError:
+    return ApiError(
+        401,
+        "Incorrect API key provided.",
+        code="invalid_api_key",
+        headers={"www-authenticate": 'Bearer realm="sluice", error="invalid_token"'},
+    )
+
+
+def model_not_found() -> ApiError:
+    # The name is not echoed: the body is the same for unknown and for hidden models, byte for byte.
+    return ApiError(
+        404, "The model does not exist or you do not have access to it.", code="model_not_found", param="model"
+    )
+
+
+def unknown_url() -> ApiError:
+    return ApiError(404, "Unknown request URL. Check the path for a typo.", code="unknown_url")
+
+
+def method_not_allowed(allow: str) -> ApiError:
+    return ApiError(
+        405, f"Method not allowed for this URL. Allowed: {allow}.", code="method_not_allowed", headers={"allow": allow}
+    )
+
+
+def too_large(limit: int, *, close: bool = True) -> ApiError:
+    return ApiError(413, f"Request body is larger than {limit} bytes.", code="request_too_large", close=close)
+
+
+def request_timeout() -> ApiError:
+    return ApiError(408, "The request body arrived too slowly.", code="request_timeout", close=True)
+
+
+def shutting_down(retry_after: float) -> ApiError:
+    return ApiError(
+        503,
+        "The server is shutting down. Try again.",
+        code="shutting_down",
+        type=SERVER,
+        retry_after=retry_after,
+        close=True,
+    )
+
+
+def queue_timeout(retry_after: float) -> ApiError:
+    return ApiError(
+        503,
+        "The request's deadline passed before it could be served.",
+        code="queue_timeout",
+        type=SERVER,
+        retry_after=retry_after,
+    )
+
+
+def internal() -> ApiError:
+    return ApiError(500, "internal server error", code="internal_error", type=SERVER)
+
+
+def from_engine(error: engine.EngineError, *, prompt_param: str) -> ApiError:
+    """Map a facade error. ``prompt_param`` is the wire field that carries the prompt (``messages``, ``prompt``)."""
+    match error:
+        case engine.PromptTooLong(max_tokens=None):
+            count = f"{error.prompt_tokens}" if error.exact else f"at least {error.prompt_tokens}"
+            return invalid(
+                f"This model's maximum context length is {error.limit} tokens, "
+                f"but your {prompt_param} resulted in {count} tokens. Shorten the {prompt_param}.",
+                code="context_length_exceeded",
+                param=prompt_param,
+            )
+        case engine.PromptTooLong():
+            return invalid(
+                f"This model's maximum context length is {error.limit} tokens, but you requested "
+                f"{error.prompt_tokens + (error.max_tokens or 0)} tokens ({error.prompt_tokens} in the {prompt_param}, "
+                f"{error.max_tokens} for the completion). Lower one of them.",
+                code="context_length_exceeded",
+                param="max_tokens",
+            )
+        case engine.RequestRejected():
+            return invalid(str(error), code="invalid_value", param=error.param)
+        case engine.EngineOverloaded():
+            return ApiError(
+                503,
+                "The engine is overloaded. Try again later.",
+                code="engine_overloaded",
+                type=SERVER,
+                retry_after=error.retry_after,
+            )
+        case engine.EngineUnavailable():
+            return ApiError(
+                503,
+                "The engine is not available right now. Try again later.",
+                code="engine_unavailable",
+                type=SERVER,
+                retry_after=error.retry_after,
+            )
+        case _:
+            return ApiError(500, "The generation failed.", code="generation_failed", type=SERVER)
