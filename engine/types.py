@@ -150,9 +150,11 @@ class DeltaSink(Protocol):
     ``text`` is the hot path: choice 0 gained plain text and did not finish. Everything else comes by ``delta``.
     """
 
-    def text(self, text: str, tokens: int) -> None: ...
+    def text(self, text: str, tokens: int) -> None:
+        """Choice 0 gained ``text`` (perhaps empty), made of ``tokens`` tokens."""
 
-    def delta(self, delta: Delta) -> None: ...
+    def delta(self, delta: Delta) -> None:
+        """Any other gain."""
 
 
 class Phase(enum.Enum):

@@ -71,6 +71,7 @@ class ApiError(Exception):
 
     @property
     def code(self) -> str | None:
+        """The machine-readable code in the body."""
         return self.body.code
 
     def payload(self) -> bytes:
@@ -96,6 +97,7 @@ def invalid(message: str, *, code: str, param: str | None = None) -> ApiError:
 
 
 def missing_api_key() -> ApiError:
+    """No credentials: 401."""
     return ApiError(
         401,
         "You didn't provide an API key. Send it in an Authorization header: Authorization: Bearer YOUR_KEY.",
@@ -105,6 +107,7 @@ def missing_api_key() -> ApiError:
 
 
 def invalid_api_key() -> ApiError:
+    """Credentials that are wrong, expired or malformed: 401, the same for all of them."""
     return ApiError(
         401,
         "Incorrect API key provided.",
@@ -114,6 +117,7 @@ def invalid_api_key() -> ApiError:
 
 
 def model_not_found() -> ApiError:
+    """Unknown and hidden models alike: 404."""
     # The name is not echoed: the body is the same for unknown and for hidden models, byte for byte.
     return ApiError(
         404, "The model does not exist or you do not have access to it.", code="model_not_found", param="model"
@@ -121,24 +125,29 @@ def model_not_found() -> ApiError:
 
 
 def unknown_url() -> ApiError:
+    """No such path: 404."""
     return ApiError(404, "Unknown request URL. Check the path for a typo.", code="unknown_url")
 
 
 def method_not_allowed(allow: str) -> ApiError:
+    """The path exists for the methods in ``allow`` only: 405."""
     return ApiError(
         405, f"Method not allowed for this URL. Allowed: {allow}.", code="method_not_allowed", headers={"allow": allow}
     )
 
 
 def too_large(limit: int, *, close: bool = True) -> ApiError:
+    """The body exceeds ``limit`` bytes: 413."""
     return ApiError(413, f"Request body is larger than {limit} bytes.", code="request_too_large", close=close)
 
 
 def request_timeout() -> ApiError:
+    """The body came too slowly: 408."""
     return ApiError(408, "The request body arrived too slowly.", code="request_timeout", close=True)
 
 
 def shutting_down(retry_after: float) -> ApiError:
+    """The process drains: 503 and the connection closes."""
     return ApiError(
         503,
         "The server is shutting down. Try again.",
@@ -150,6 +159,7 @@ def shutting_down(retry_after: float) -> ApiError:
 
 
 def queue_timeout(retry_after: float) -> ApiError:
+    """The deadline passed before the first token: 503."""
     return ApiError(
         503,
         "The request's deadline passed before it could be served.",
@@ -160,6 +170,7 @@ def queue_timeout(retry_after: float) -> ApiError:
 
 
 def internal() -> ApiError:
+    """A bug of ours: 500 without a word about it."""
     return ApiError(500, "internal server error", code="internal_error", type=SERVER)
 
 

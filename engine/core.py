@@ -1,0 +1,201 @@
+"""One ``AsyncLLM`` and what surrounds it: built and shut down on one lasting thread, restarted by the runtime.
+
+Fence around vLLM's ``AsyncLLM`` (vllm/v1/engine/async_llm.py, checked against 0.32.0).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from vllm import SamplingParams
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.exceptions import GracefulHTTPError, VLLMClientError
+from vllm.inputs.engine import tokens_input
+from vllm.sampling_params import RequestOutputKind
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.metrics.loggers import StatLoggerBase
+
+from engine.hotpath import HotPath, batch_token_histograms
+from engine.output import Generation, as_engine_error
+from engine.plugin import GATEWAY_PID
+from engine.processes import EngineProcesses, descendants
+from engine.prompt import PromptBuilder
+from engine.sampling import to_vllm
+from engine.types import DeltaSink, EngineOverloaded, EngineUnavailable, GenerationRequest, RequestRejected
+from engine.watchdog import Watchdog, WatchdogLimits
+
+SHUTDOWN_SECONDS = 5.0
+
+
+class SchedulerLoad(StatLoggerBase):
+    """Keeps the scheduler's last word: sequences running and waiting, and the share of KV cache in use."""
+
+    def __init__(self, vllm_config: Any, engine_index: int = 0) -> None:  # noqa: ARG002 - vLLM's signature
+        self.running = 0
+        self.waiting = 0
+        self.kv_usage = 0.0
+
+    def record(self, scheduler_stats: Any, *_: Any, **__: Any) -> None:
+        """Called by vLLM once per engine step."""
+        if scheduler_stats is not None:
+            self.running = scheduler_stats.num_running_reqs
+            self.waiting = scheduler_stats.num_waiting_reqs
+            self.kv_usage = scheduler_stats.kv_cache_usage
+
+    def log(self) -> None:
+        """Nothing to print: the metrics say it."""
+
+    def log_engine_initialized(self) -> None:
+        """Nothing to print."""
+
+
+class EngineCore:
+    """A started engine. Construct with :meth:`build` on a lasting thread, then :meth:`attach` on the loop."""
+
+    def __init__(self, llm: AsyncLLM, processes: EngineProcesses, load: SchedulerLoad, limits: WatchdogLimits) -> None:
+        self._llm = llm
+        self._load = load
+        self.processes = processes
+        self.watchdog = Watchdog(limits, processes.cpu_seconds)
+        self.context_length: int = llm.model_config.max_model_len
+        self.vocab_size: int = llm.model_config.get_vocab_size()
+        self.prompts = PromptBuilder(llm.get_tokenizer(), llm.model_config, self.context_length)
+        self._tokenizer = llm.get_tokenizer()
+        self._hotpath = HotPath(llm, self.watchdog.sign_of_life)
+        self._histograms = batch_token_histograms(llm)
+        self._generations: dict[str, Generation] = {}
+        self._probe: asyncio.Task[None] | None = None
+        self._closing: set[asyncio.Task[None]] = set()
+
+    @classmethod
+    def build(cls, arguments: Mapping[str, Any], limits: WatchdogLimits) -> EngineCore:
+        """Start the processes and load the model; blocks for as long as that takes."""
+        os.environ[GATEWAY_PID] = str(os.getpid())
+        before = descendants()
+        loads: list[SchedulerLoad] = []
+
+        def keep_load(vllm_config: Any, engine_index: int = 0) -> SchedulerLoad:
+            loads.append(SchedulerLoad(vllm_config, engine_index))
+            return loads[-1]
+
+        llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments), stat_loggers=[keep_load])
+        return cls(llm, EngineProcesses.started_since(before), loads[0], limits)
+
+    async def attach(self) -> None:
+        """Bind to the running event loop and prove with one token that the engine generates."""
+        params = SamplingParams(max_tokens=1, temperature=0.0, output_kind=RequestOutputKind.FINAL_ONLY)
+        async for _ in self._llm.generate(tokens_input([0]), params, "sluice-warm-up"):
+            pass
+        self.watchdog.sign_of_life()
+
+    @property
+    def dead(self) -> bool:
+        """Whether vLLM has given this engine up."""
+        return bool(self._llm.errored)
+
+    @property
+    def load(self) -> SchedulerLoad:
+        """The scheduler's last word."""
+        return self._load
+
+    @property
+    def unfinished(self) -> int:
+        """Sequences that vLLM still keeps state for."""
+        return len(self._llm.output_processor.request_states)
+
+    @property
+    def queued_tokens(self) -> int:
+        """Prompt tokens of sequences still in prefill."""
+        return int(self._llm.get_num_queued_tokens())
+
+    def flush_metrics(self) -> None:
+        """Bring vLLM's exported histograms up to date; call before a scrape."""
+        for histogram in self._histograms:
+            histogram.flush()
+
+    async def run(self, request: GenerationRequest, sink: DeltaSink) -> None:
+        """See :meth:`engine.types.Engine.run`."""
+        params = to_vllm(request.sampling, stream=request.stream, vocab_size=self.vocab_size)
+        generation = Generation(sink, self._tokenizer, request.sampling.logprobs, asyncio.get_running_loop())
+        self._generations[request.request_id] = generation
+        internal_id = None
+        try:
+            internal_id = await self._submit(request, params, generation, sink)
+            await generation.done
+        except BaseException:
+            await self._abort(request.request_id)
+            raise
+        finally:
+            del self._generations[request.request_id]
+            if internal_id is not None:
+                self._hotpath.remove(internal_id)
+
+    async def _submit(
+        self, request: GenerationRequest, params: SamplingParams, generation: Generation, sink: DeltaSink
+    ) -> str:
+        try:
+            queue = await self._llm.add_request(
+                request.request_id, tokens_input(list(request.prompt.token_ids)), params, arrival_time=time.time()
+            )
+        except VLLMClientError as error:
+            raise RequestRejected(str(error), param=getattr(error, "parameter", None)) from error
+        except GracefulHTTPError as error:
+            raise EngineOverloaded(str(error)) from error
+        except Exception as error:
+            raise as_engine_error(error) from error
+        queue.put = generation.put
+        if (early := queue.output) is not None:
+            generation.put(early)
+        if request.stream:
+            self._hotpath.add(queue.request_id, generation, sink, request.sampling)
+        return str(queue.request_id)
+
+    async def _abort(self, request_id: str) -> None:
+        """Free the engine's slot even if our own task is cancelled a second time meanwhile."""
+        if self.dead:
+            return
+        task = asyncio.ensure_future(self._llm.abort(request_id))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+        await asyncio.shield(task)
+
+    def fail_all(self, reason: str, *, only_waiting: bool = False) -> None:
+        """End running generations (or only those without a token yet) with :class:`EngineUnavailable`."""
+        for generation in list(self._generations.values()):
+            if not (only_waiting and generation.started):
+                generation.fail(EngineUnavailable(reason))
+
+    def probe(self) -> None:
+        """Ask the core for a sign of life, unless one question is still open."""
+        if self._probe is None or self._probe.done():
+            self._probe = asyncio.ensure_future(self._ask())
+
+    async def _ask(self) -> None:
+        try:
+            await self._llm.engine_core.call_utility_async("is_sleeping")
+        except Exception:  # noqa: BLE001 - a dead engine is seen by `dead`; this only feeds the watchdog
+            return
+        self.watchdog.sign_of_life()
+
+    async def cache_is_free(self) -> bool:
+        """True only if every KV block is free: the leak oracle (vllm/v1/core/block_pool.py)."""
+        return bool(await self._llm.reset_prefix_cache())
+
+    async def close(self, thread: ThreadPoolExecutor) -> None:
+        """Shut down and leave no process behind. Idempotent."""
+        self.fail_all("the engine is stopping")
+        if self._probe is not None:
+            self._probe.cancel()
+        shutdown = asyncio.get_running_loop().run_in_executor(thread, self._shutdown)
+        await shutdown
+
+    def _shutdown(self) -> None:
+        if self.dead:
+            self.processes.kill()
+        self._llm.shutdown(timeout=SHUTDOWN_SECONDS)
+        self.processes.kill()

@@ -1,0 +1,137 @@
+"""vLLM's outputs -> our deltas (vllm/outputs.py, vllm/logprobs.py, 0.32)."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Any
+
+from vllm.outputs import CompletionOutput, RequestOutput
+from vllm.v1.engine.exceptions import EngineDeadError
+
+from engine.types import (
+    Delta,
+    DeltaSink,
+    EngineError,
+    EngineUnavailable,
+    FinishReason,
+    GenerationFailed,
+    PositionLogprobs,
+    TokenLogprob,
+)
+
+_FINISH: dict[str, FinishReason] = {"stop": "stop", "length": "length", "repetition": "stop"}
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>\Z")
+
+
+class Generation:
+    """One running request: receives what vLLM's output processor emits and pushes it to the sink.
+
+    ``put`` replaces ``RequestOutputCollector.put``, so no task wakes between vLLM's output handler and the sink.
+    ``done`` resolves when the last choice finished, or carries the error.
+    """
+
+    __slots__ = ("_alternatives", "_sink", "_tokenizer", "done", "started")
+
+    def __init__(
+        self, sink: DeltaSink, tokenizer: Any, alternatives: int | None, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self._sink = sink
+        self._tokenizer = tokenizer
+        self._alternatives = alternatives or 0
+        self.done: asyncio.Future[None] = loop.create_future()
+        self.started = False
+
+    def put(self, output: RequestOutput | Exception) -> None:
+        """Take one output or error from vLLM. Never raises: the caller serves every other request too."""
+        if self.done.done():
+            return
+        try:
+            self._take(output)
+        except Exception as error:  # noqa: BLE001 - becomes this request's own failure
+            self.fail(error)
+
+    def fail(self, error: BaseException) -> None:
+        """End with an error; later outputs are ignored."""
+        if not self.done.done():
+            self.done.set_exception(as_engine_error(error))
+
+    def _take(self, output: RequestOutput | Exception) -> None:
+        if isinstance(output, Exception):
+            self.fail(output)
+            return
+        self.started = True
+        for choice in output.outputs:
+            self._sink.delta(self._delta(choice))
+        if output.finished:
+            self.done.set_result(None)
+
+    def _delta(self, choice: CompletionOutput) -> Delta:
+        reason = None
+        if choice.finish_reason is not None:
+            reason = _FINISH.get(choice.finish_reason)
+            if reason is None:
+                raise _ended_badly(choice.finish_reason)
+        logprobs = None
+        if choice.logprobs is not None:
+            logprobs = tuple(
+                _position(token_id, position, self._alternatives, self._tokenizer)
+                for token_id, position in zip(choice.token_ids, choice.logprobs, strict=False)
+            )
+        return Delta(choice.index, choice.text, len(choice.token_ids), reason, logprobs)
+
+
+def _ended_badly(reason: str) -> EngineError:
+    if reason == "abort":
+        return EngineUnavailable("the engine aborted the request")
+    return GenerationFailed(f"the engine ended the request with finish reason {reason}")
+
+
+def as_engine_error(error: BaseException) -> EngineError:
+    """Any exception out of vLLM as one of the facade's own."""
+    if isinstance(error, EngineError):
+        return error
+    if isinstance(error, EngineDeadError):
+        return EngineUnavailable("the engine died")
+    failed = GenerationFailed(f"{type(error).__name__} in the engine")
+    failed.__cause__ = error
+    return failed
+
+
+def _position(token_id: int, position: dict[int, Any], alternatives: int, tokenizer: Any) -> PositionLogprobs:
+    # vLLM returns the chosen token beside the top ones, whether it is one of them or not.
+    ranked = sorted(position.items(), key=lambda item: item[1].rank or 0)[:alternatives]
+    return PositionLogprobs(
+        chosen=_logprob(token_id, position[token_id], tokenizer),
+        top=tuple(_logprob(tid, entry, tokenizer) for tid, entry in ranked),
+    )
+
+
+def _logprob(token_id: int, entry: Any, tokenizer: Any) -> TokenLogprob:
+    raw = _token_bytes(token_id, entry.decoded_token, tokenizer)
+    return TokenLogprob(token=raw.decode("utf-8", "replace"), logprob=max(entry.logprob, -9999.0), bytes=raw)
+
+
+def _token_bytes(token_id: int, decoded: str | None, tokenizer: Any) -> bytes:
+    """The token's own bytes, also where they are a fragment of a character (byte-level and byte-fallback BPE)."""
+    if decoded is not None and "\ufffd" not in decoded:
+        return decoded.encode()
+    piece = tokenizer.convert_ids_to_tokens(token_id) or ""
+    if match := _BYTE_TOKEN.match(piece):
+        return bytes([int(match[1], 16)])
+    try:
+        return bytes(_GPT2_BYTES[character] for character in piece)
+    except KeyError:
+        return (decoded or "").encode()
+
+
+def _gpt2_byte_alphabet() -> dict[str, int]:
+    # The printable stand-ins of byte-level BPE: Radford et al. 2019, encoder.py `bytes_to_unicode`.
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    table = {chr(byte): byte for byte in printable}
+    missing = [byte for byte in range(256) if byte not in printable]
+    table.update({chr(256 + offset): byte for offset, byte in enumerate(missing)})
+    return table
+
+
+_GPT2_BYTES = _gpt2_byte_alphabet()

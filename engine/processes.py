@@ -1,0 +1,58 @@
+"""The operating-system side of one engine: its processes, their CPU time, and their end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
+from contextlib import suppress
+
+import psutil
+
+
+class EngineProcesses:
+    """The processes of one running engine. All methods are safe when some of them are gone."""
+
+    def __init__(self, processes: Iterable[psutil.Process]) -> None:
+        self._processes = list(processes)
+
+    @classmethod
+    def started_since(cls, earlier: AbstractSet[int]) -> EngineProcesses:
+        """The descendants of this process that were not among ``earlier`` (pids)."""
+        return cls(p for p in psutil.Process().children(recursive=True) if p.pid not in earlier)
+
+    @property
+    def pids(self) -> list[int]:
+        """The engine core first, then what it started itself."""
+        return [process.pid for process in self._processes]
+
+    def cpu_seconds(self) -> float:
+        """User and system CPU time of all of them and of what they have started (compilers) together."""
+        return sum(_cpu_seconds(process) for process in self._family())
+
+    def _family(self) -> set[psutil.Process]:
+        family = set(self._processes)
+        for process in self._processes:
+            with suppress(psutil.Error):
+                family.update(process.children(recursive=True))
+        return family
+
+    def kill(self, wait: float = 5.0) -> None:
+        """SIGKILL, also to stopped ones; returns when they are gone or after ``wait`` seconds."""
+        family = self._family()
+        for process in family:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(family, timeout=wait)
+
+
+def _cpu_seconds(process: psutil.Process) -> float:
+    try:
+        times = process.cpu_times()
+    except psutil.Error:
+        return 0.0
+    return float(times.user + times.system)
+
+
+def descendants() -> frozenset[int]:
+    """Pids of every process below this one."""
+    return frozenset(p.pid for p in psutil.Process().children(recursive=True))

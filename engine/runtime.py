@@ -1,0 +1,274 @@
+"""One model's life: start, serve, watch, restart, drain, stop. The engine facade that the gateway is given."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+
+from engine.config import EngineConfig, check_environment, check_versions, engine_arguments
+from engine.core import EngineCore
+from engine.processes import EngineProcesses, descendants
+from engine.pull import pull
+from engine.types import (
+    ChatMessage,
+    Delta,
+    DeltaSink,
+    EngineState,
+    EngineUnavailable,
+    GenerationRequest,
+    ModelInfo,
+    Phase,
+    Prompt,
+    PromptTooLong,
+    RequestRejected,
+)
+from engine.watchdog import WatchdogLimits
+
+log = logging.getLogger("sluice.engine")
+
+TICK_SECONDS = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class RestartPolicy:
+    """Seconds. After ``give_up_after`` failures within ``window`` the engine stays down and says so."""
+
+    first_delay: float = 0.5
+    max_delay: float = 30.0
+    give_up_after: int = 5
+    window: float = 600.0
+
+
+class VllmEngine:
+    """The :class:`engine.types.Engine` that runs vLLM in this process. Use it from one event loop."""
+
+    def __init__(self, config: EngineConfig, restarts: RestartPolicy | None = None) -> None:
+        self._config = config
+        self._policy = restarts or RestartPolicy()
+        self._created = int(time.time())
+        self._phase = Phase.STOPPED
+        self._detail: str | None = None
+        self._core: EngineCore | None = None
+        self._failures: deque[float] = deque()
+        self._restarts = 0
+        self._running = 0
+        self._draining = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._supervisor: asyncio.Task[None] | None = None
+        # Lives as long as the engine may: its processes ask the kernel to die with this very thread.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="sluice-engine")
+        self._render = ThreadPoolExecutor(2, thread_name_prefix="sluice-render")
+
+    # -- what it is ---------------------------------------------------------------------------------------------
+
+    def models(self) -> Sequence[ModelInfo]:
+        """The one model, whatever its state."""
+        context = self._core.context_length if self._core else 0
+        return (ModelInfo(self._config.served_name, self._created, context),)
+
+    def state(self) -> EngineState:
+        """The engine now."""
+        core = self._core
+        return EngineState(
+            phase=self._now(),
+            running=core.load.running if core else 0,
+            waiting=core.load.waiting if core else 0,
+            queued_tokens=core.queued_tokens if core else 0,
+            kv_usage=core.load.kv_usage if core else 0.0,
+            restarts=self._restarts,
+            detail=self._detail,
+        )
+
+    @property
+    def core(self) -> EngineCore | None:
+        """The engine behind the facade, for oracles in tests; None while there is none."""
+        return self._core
+
+    def flush_metrics(self) -> None:
+        """Bring vLLM's exported metrics up to date; call before a scrape."""
+        if self._core is not None:
+            self._core.flush_metrics()
+
+    # -- life ---------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Load the model; returns when it can serve. Raises :class:`EngineUnavailable` if it cannot."""
+        check_versions()
+        check_environment(os.environ)
+        self._enter(Phase.STARTING)
+        await self._launch()
+        self._enter(Phase.READY)
+        self._supervisor = asyncio.create_task(self._supervise(), name="engine-supervisor")
+
+    async def drain(self) -> None:
+        """Refuse new requests and return when none is left."""
+        self._draining = True
+        self._enter(Phase.DRAINING)
+        await self._idle.wait()
+
+    async def stop(self) -> None:
+        """End every request with :class:`EngineUnavailable` and leave no process behind. Idempotent."""
+        if self._phase is Phase.STOPPED:
+            return
+        self._enter(Phase.STOPPED)
+        if self._supervisor is not None:
+            self._supervisor.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._supervisor
+        if self._core is not None:
+            core, self._core = self._core, None
+            await core.close(self._thread)
+        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._render.shutdown(wait=False, cancel_futures=True)
+
+    async def _launch(self) -> None:
+        before = descendants()
+        limits = WatchdogLimits(hang=self._config.hang_timeout)
+        build = asyncio.get_running_loop().run_in_executor(self._thread, self._build, limits)
+        try:
+            core = await asyncio.shield(build)
+            await core.attach()
+        except asyncio.CancelledError:
+            # Start-up cannot be interrupted from outside: without its children it fails by itself.
+            EngineProcesses.started_since(before).kill()
+            raise
+        except Exception as error:
+            EngineProcesses.started_since(before).kill()
+            log.exception("the engine did not start")
+            raise EngineUnavailable(f"the engine did not start: {error}") from error
+        self._core = core
+
+    def _build(self, limits: WatchdogLimits) -> EngineCore:
+        return EngineCore.build(engine_arguments(self._config), limits)
+
+    def _enter(self, phase: Phase, detail: str | None = None) -> None:
+        if phase is not self._phase:
+            log.info("engine %s", phase.value, extra={"fields": {"detail": detail} if detail else {}})
+        self._phase = phase
+        self._detail = detail
+
+    async def _supervise(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            core = self._core
+            if core is None or core.dead:
+                if not await self._recover("the engine died"):
+                    return
+            elif core.watchdog.hangs():
+                self._note_stall(core)
+            else:
+                if core.watchdog.wants_probe:
+                    core.probe()
+                if self._phase is Phase.STALLED:
+                    log.warning("the engine answers again")
+                    self._enter(Phase.DRAINING if self._draining else Phase.READY)
+
+    def _note_stall(self, core: EngineCore) -> None:
+        if self._phase in (Phase.READY, Phase.DRAINING):
+            log.error(
+                "the engine makes no progress", extra={"fields": {"silent_seconds": round(core.watchdog.silence, 1)}}
+            )
+            self._enter(Phase.STALLED, "no progress")
+            core.fail_all("the engine makes no progress", only_waiting=True)
+        elif core.watchdog.silence > self._config.kill_timeout:
+            log.error("the engine hangs: killing it")
+            core.processes.kill(wait=0)
+
+    async def _recover(self, reason: str) -> bool:
+        """Bring up a new engine, with back-off; False when it is time to stay down."""
+        self._enter(Phase.RESTARTING, reason)
+        log.error("%s: restarting it", reason)
+        if self._core is not None:
+            core, self._core = self._core, None
+            await core.close(self._thread)
+        while self._may_retry():
+            await asyncio.sleep(self._delay())
+            try:
+                await self._launch()
+            except EngineUnavailable:
+                continue
+            self._restarts += 1
+            self._enter(Phase.DRAINING if self._draining else Phase.READY)
+            return True
+        self._enter(Phase.FAILED, f"{self._policy.give_up_after} failures in {self._policy.window:.0f} s")
+        log.critical("the engine failed too often and stays down: restart the process when the cause is mended")
+        return False
+
+    def _may_retry(self) -> bool:
+        now = time.monotonic()
+        self._failures.append(now)
+        while self._failures[0] < now - self._policy.window:
+            self._failures.popleft()
+        return len(self._failures) < self._policy.give_up_after
+
+    def _delay(self) -> float:
+        return min(self._policy.max_delay, self._policy.first_delay * 2 ** (len(self._failures) - 1))
+
+    # -- serving ------------------------------------------------------------------------------------------------
+
+    async def render_chat(self, model: str, messages: Sequence[ChatMessage]) -> Prompt:
+        """See :meth:`engine.types.Engine.render_chat`."""
+        prompts = self._serving(model).prompts
+        return await asyncio.get_running_loop().run_in_executor(self._render, prompts.chat, messages)
+
+    async def tokenize(self, model: str, text: str, *, keep_text: bool = False) -> Prompt:
+        """See :meth:`engine.types.Engine.tokenize`."""
+        prompts = self._serving(model).prompts
+        return await asyncio.get_running_loop().run_in_executor(self._render, prompts.plain, text, keep_text)
+
+    async def detokenize(self, model: str, token_ids: Sequence[int]) -> str:
+        """See :meth:`engine.types.Engine.detokenize`."""
+        prompts = self._serving(model).prompts
+        return await asyncio.get_running_loop().run_in_executor(self._render, prompts.decode, token_ids)
+
+    async def run(self, request: GenerationRequest, sink: DeltaSink) -> None:
+        """See :meth:`engine.types.Engine.run`."""
+        core = self._serving(request.model)
+        self._check_fits(core, request)
+        core.prompts.check_ids(request.prompt.token_ids)
+        self._running += 1
+        self._idle.clear()
+        try:
+            await core.run(request, sink)
+        finally:
+            self._running -= 1
+            if not self._running:
+                self._idle.set()
+
+    def generate(self, request: GenerationRequest) -> AsyncIterator[Delta]:
+        """See :meth:`engine.types.Engine.generate`."""
+        return pull(self, request)
+
+    def _serving(self, model: str) -> EngineCore:
+        if model != self._config.served_name:
+            raise RequestRejected("unknown model", param="model")
+        core = self._core
+        if self._phase is not Phase.READY or core is None or core.dead:
+            raise EngineUnavailable(f"the engine is {self._now().value}", retry_after=self._retry_after())
+        return core
+
+    def _now(self) -> Phase:
+        """The phase, also in the moment between the engine's death and the supervisor's next look."""
+        died = self._core is not None and self._core.dead and self._phase in (Phase.READY, Phase.STALLED)
+        return Phase.RESTARTING if died else self._phase
+
+    def _retry_after(self) -> float:
+        return 15.0 if self._now() in (Phase.STARTING, Phase.RESTARTING) else 5.0
+
+    @staticmethod
+    def _check_fits(core: EngineCore, request: GenerationRequest) -> None:
+        count = len(request.prompt.token_ids)
+        if count == 0:
+            raise RequestRejected("The prompt is empty.", param="prompt")
+        if count >= core.context_length:
+            raise PromptTooLong(prompt_tokens=count, limit=core.context_length)
+        if count + request.sampling.max_tokens > core.context_length:
+            raise PromptTooLong(prompt_tokens=count, limit=core.context_length, max_tokens=request.sampling.max_tokens)

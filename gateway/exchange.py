@@ -1,0 +1,173 @@
+"""One request and its answer: what routes and pipeline hold in their hands."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Final
+
+from gateway.access.principal import Principal
+from gateway.errors import ApiError, invalid, too_large
+from gateway.http.connection import Scope, response_stream
+from gateway.http.headers import SECURITY_HEADERS
+from gateway.routing import Route
+from gateway.usage.life import Life
+
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+
+_JSON: Final = re.compile(rb"application/json\s*(;\s*charset\s*=\s*\"?utf-8\"?\s*)?\Z", re.IGNORECASE)
+_EVENT_STREAM: Final = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+class Exchange:
+    """A received request whose route is known. Times are ``time.perf_counter`` values in seconds."""
+
+    __slots__ = (
+        "_interruption",
+        "_receive",
+        "_task",
+        "error_code",
+        "life",
+        "model",
+        "path_rest",
+        "principal",
+        "received",
+        "request_id",
+        "route",
+        "scope",
+        "started",
+        "status",
+        "stream",
+        "streaming",
+        "tokens",
+    )
+
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        self.scope = scope
+        self._receive = receive
+        self.received = time.perf_counter()
+        self.stream = response_stream(scope)
+        self.request_id = self.stream.request_id
+        self.route: Route | None = None
+        self.path_rest = ""
+        self.principal: Principal | None = None
+        self.model: str | None = None
+        self.life: Life | None = None
+        self.tokens: tuple[int, int] = (0, 0)
+        self.streaming = False
+        self.started = False
+        self.status = 0
+        self.error_code: str | None = None
+        self._task: asyncio.Task[Any] | None = None
+        self._interruption: ApiError | None = None
+
+    # -- the request --------------------------------------------------------------------------------------------
+
+    def header(self, name: bytes) -> bytes | None:
+        """The first header of that (lower-case) name."""
+        for key, value in self.scope["headers"]:
+            if key == name:
+                return bytes(value)
+        return None
+
+    async def json_body(self, limit: int) -> bytes:
+        """The whole body. Raises :class:`ApiError` 415 for other media, 413 beyond ``limit`` bytes."""
+        if self.header(b"content-encoding") not in (None, b"identity"):
+            raise ApiError(415, "Send the body without Content-Encoding.", code="unsupported_content_encoding")
+        if not _JSON.match(self.header(b"content-type") or b""):
+            raise ApiError(415, "Content-Type must be application/json in UTF-8.", code="unsupported_media_type")
+        self.stream.body_limit = limit
+        chunks: list[bytes] = []
+        size = 0
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise asyncio.CancelledError
+            size += len(message["body"])
+            if size > limit:
+                raise too_large(limit)
+            chunks.append(message["body"])
+            if not message["more_body"]:
+                return b"".join(chunks) if len(chunks) > 1 else chunks[0]
+
+    def deadline(self, default: float) -> float:
+        """Seconds this request may take: the server's bound, or less if the client asks for less.
+
+        Raises :class:`ApiError` 400 for an ``X-Request-Deadline-Ms`` that is no positive number of milliseconds.
+        """
+        wanted = self.header(b"x-request-deadline-ms")
+        if wanted is None:
+            return default
+        if not re.fullmatch(rb"[1-9][0-9]{0,9}", wanted):
+            raise invalid("X-Request-Deadline-Ms must be a positive number of milliseconds.", code="invalid_deadline")
+        return min(default, int(wanted) / 1000)
+
+    # -- the answer ---------------------------------------------------------------------------------------------
+
+    def _head(self, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+        elapsed = (time.perf_counter() - self.received) * 1000
+        return [
+            *headers,
+            (b"x-request-id", self.request_id.encode("ascii")),
+            (b"openai-processing-ms", b"%d" % elapsed),
+            *SECURITY_HEADERS,
+        ]
+
+    def respond(self, status: int, body: bytes, headers: list[tuple[bytes, bytes]] | None = None) -> None:
+        """Send a whole answer (JSON unless ``headers`` say otherwise)."""
+        self.started = True
+        self.status = status
+        head = headers if headers is not None else [(b"content-type", b"application/json")]
+        self.stream.start(status, self._head(head))
+        self.stream.finish(body)
+
+    def begin_stream(self) -> None:
+        """Start an event stream; does nothing the second time."""
+        if not self.started:
+            self.started = True
+            self.status = 200
+            self.stream.start(200, self._head(_EVENT_STREAM))
+
+    def fail(self, error: ApiError) -> None:
+        """Answer with ``error``: as a plain HTTP error, or as the last event of a stream that has begun."""
+        self.error_code = error.code
+        if self.stream.disconnected:
+            return
+        if not self.started:
+            self.respond(error.status, error.payload(), error.headers())
+        else:
+            # No [DONE]: the client must not take this for a completed stream.
+            self.stream.close_after = True
+            self.stream.finish(b"data: " + error.payload() + b"\n\n")
+
+    # -- its end from outside -----------------------------------------------------------------------------------
+
+    def bind(self, task: asyncio.Task[Any]) -> None:
+        """``task`` handles this exchange: it is cancelled when the client goes away."""
+        self._task = task
+        self.stream.on_disconnect = self._disconnected
+
+    def unbind(self) -> None:
+        """The exchange is over: nothing can cancel its task any more."""
+        self._task = None
+        self.stream.on_disconnect = None
+
+    def _disconnected(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    def interrupt(self, error: ApiError) -> None:
+        """End the exchange with ``error`` from outside (shutdown)."""
+        if self._task is not None:
+            self._interruption = error
+            self._task.cancel()
+
+    @property
+    def interruption(self) -> ApiError | None:
+        """Why the task was cancelled, if it was by :meth:`interrupt` and the client is still there."""
+        return None if self.stream.disconnected else self._interruption

@@ -1,0 +1,107 @@
+"""The ASGI application: finds the route, calls its endpoint, turns every ending into one answer and one log line."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from gateway.errors import ApiError, internal
+from gateway.exchange import Exchange, Receive
+from gateway.http.connection import Scope
+from gateway.observability.logs import AccessEntry, AccessLog
+from gateway.observability.metrics import Metrics
+from gateway.routing import RouteTable
+
+log = logging.getLogger("sluice.front")
+
+UNKNOWN_ROUTE = "(none)"
+
+
+class Front:
+    """Pure ASGI. Knows every exchange that is running."""
+
+    def __init__(self, routes: RouteTable, access_log: AccessLog, metrics: Metrics) -> None:
+        self._routes = routes
+        self._access_log = access_log
+        self._metrics = metrics
+        self.running: set[Exchange] = set()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Callable[[Any], Awaitable[None]]) -> None:  # noqa: ARG002
+        """Serve one request."""
+        exchange = Exchange(scope, receive)
+        self.running.add(exchange)
+        exchange.bind(_current_task())
+        outcome = "error"
+        try:
+            exchange.route, exchange.path_rest = self._routes.find(scope["method"], scope["raw_path"])
+            await exchange.route.endpoint(exchange)
+            outcome = "completed"
+        except ApiError as error:
+            outcome = self._fail(exchange, error)
+        except asyncio.CancelledError:
+            outcome = self._cancelled(exchange)
+        except Exception:
+            log.exception("unhandled error", extra={"request_id": exchange.request_id})
+            outcome = self._fail(exchange, internal())
+        finally:
+            exchange.unbind()
+            self.running.discard(exchange)
+            self._account(exchange, outcome)
+
+    def _fail(self, exchange: Exchange, error: ApiError) -> str:
+        exchange.fail(error)
+        if exchange.life is not None and not exchange.life.ended:
+            exchange.life.failed(error.code or "error", completion_tokens=exchange.tokens[1])
+        return "error" if exchange.life is not None or error.status >= 500 else "rejected"
+
+    def _cancelled(self, exchange: Exchange) -> str:
+        if exchange.interruption is not None:
+            return self._fail(exchange, exchange.interruption)
+        if exchange.life is not None and not exchange.life.ended:
+            exchange.life.cancelled(completion_tokens=exchange.tokens[1])
+        if not exchange.stream.disconnected:
+            exchange.stream.abort()
+        return "cancelled"
+
+    def _account(self, exchange: Exchange, outcome: str) -> None:
+        route = exchange.route.path if exchange.route else UNKNOWN_ROUTE
+        seconds = time.perf_counter() - exchange.received
+        rejection = exchange.stream.rejection
+        status = exchange.status or (rejection.status if rejection else 499)
+        code = exchange.error_code or (rejection.code if rejection else None)
+        self._metrics.request_finished(route, status, outcome, code, seconds)
+        if exchange.route is not None and exchange.route.public and outcome == "completed":
+            return  # probes and scrapes would drown the rest
+        self._access_log.record(_entry(exchange, route, status, outcome, code, seconds))
+
+
+def _entry(exchange: Exchange, route: str, status: int, outcome: str, code: str | None, seconds: float) -> AccessEntry:
+    life = exchange.life
+    ttft = life.ttft() if life else None
+    client = exchange.scope.get("client")
+    return AccessEntry(
+        ts=time.time(),
+        request_id=exchange.request_id,
+        method=exchange.scope["method"],
+        route=route,
+        status=status,
+        outcome=outcome,
+        duration_ms=seconds * 1000,
+        principal=exchange.principal.id if exchange.principal else None,
+        model=exchange.model,
+        stream=exchange.streaming,
+        prompt_tokens=exchange.tokens[0] if life else None,
+        completion_tokens=exchange.tokens[1] if life else None,
+        ttft_ms=None if ttft is None else ttft * 1000,
+        client_ip=client[0] if client else None,
+        code=code,
+    )
+
+
+def _current_task() -> asyncio.Task[Any]:
+    task = asyncio.current_task()
+    assert task is not None
+    return task

@@ -1,0 +1,80 @@
+"""Listening sockets, set up so that accepted connections inherit what they need without a system call each."""
+
+from __future__ import annotations
+
+import errno
+import resource
+import socket
+from contextlib import suppress
+from typing import Final
+
+from gateway.http.bounds import HttpBounds
+
+# Descriptors that are not client connections: the engine's sockets, Redis, files, the loop.
+_RESERVED_DESCRIPTORS: Final = 128
+_KEEPALIVE: Final = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3))
+
+
+class AddressUnavailableError(OSError):
+    """The address cannot be listened on; the message says which and why."""
+
+
+def bind(host: str, port: int, bounds: HttpBounds) -> list[socket.socket]:
+    """Bind every address ``host`` means; port 0: one free port for all. Raises :class:`AddressUnavailableError`."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise AddressUnavailableError(f"cannot resolve the listen address {host!r}: {error.strerror}") from error
+    bound: list[socket.socket] = []
+    try:
+        for family, address in dict.fromkeys((entry[0], entry[4][0]) for entry in found):
+            chosen = bound[0].getsockname()[1] if bound else port
+            bound.append(_bind_one(socket.AddressFamily(family), str(address), chosen))
+    except OSError:
+        for sock in bound:
+            sock.close()
+        raise
+    for sock in bound:
+        tune(sock, bounds)
+    return bound
+
+
+def tune(sock: socket.socket, bounds: HttpBounds) -> None:
+    """Options that Linux copies to every accepted socket."""
+    # The kernel doubles SO_SNDBUF; with the transport's own mark the unsent bytes stay within send_buffer_bytes.
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, bounds.send_buffer_bytes // 4)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    with suppress(OSError, AttributeError):
+        for option, value in _KEEPALIVE:
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def connection_limit(bounds: HttpBounds) -> int:
+    """How many connections the process can hold without running out of descriptors."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return bounds.max_connections
+    return min(bounds.max_connections, max(soft // 4, soft - _RESERVED_DESCRIPTORS))
+
+
+def _bind_one(family: socket.AddressFamily, address: str, port: int) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind((address, port))
+        # Listening here, not later, finds a taken port while there is still someone to tell.
+        sock.listen(1)
+    except OSError as error:
+        sock.close()
+        raise AddressUnavailableError(error.errno, _reason(error, address, port)) from error
+    sock.setblocking(False)
+    return sock
+
+
+def _reason(error: OSError, address: str, port: int) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"{address}:{port} is already in use; stop the other server or choose another port"
+    return f"cannot listen on {address}:{port}: {error.strerror}"

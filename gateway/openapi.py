@@ -1,0 +1,100 @@
+"""The OpenAPI document, generated from the route table and the wire models by FastAPI."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+from importlib import metadata
+from typing import Any, Final
+
+from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
+
+from gateway.protocol.responses import ErrorEnvelope
+from gateway.routing import Route
+
+_ERRORS: Final = {
+    400: "The request is malformed or names something unknown",
+    401: "No key, or a wrong one",
+    403: "The key lacks the scope",
+    404: "No such model or URL",
+    413: "The body is too large",
+    415: "The body is not plain JSON in UTF-8",
+    429: "A limit is reached; Retry-After says when to come back",
+    500: "A bug or a failed generation",
+    503: "Overloaded, shutting down or without an engine; Retry-After says when to come back",
+}
+
+
+def document(routes: Iterable[Route]) -> dict[str, Any]:
+    """The OpenAPI 3.1 document of ``routes``."""
+    routes = list(routes)
+    result = get_openapi(
+        title="Sluice",
+        version=metadata.version("sluice"),
+        summary="OpenAI-compatible gateway with the vLLM engine in-process",
+        routes=[_described(route) for route in routes],
+    )
+    result.setdefault("components", {})["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    for route in routes:
+        _complete(result["paths"][_template(route)][route.method.lower()], route)
+    return result
+
+
+def _template(route: Route) -> str:
+    return route.path
+
+
+def _described(route: Route) -> APIRoute:
+    """A FastAPI route that is only looked at: requests are served by :class:`gateway.front.Front`."""
+
+    def endpoint(**_: Any) -> None: ...
+
+    parameters = []
+    if route.request is not None:
+        parameters.append(_parameter("body", route.request))
+    if "{" in route.path:
+        parameters.append(_parameter(route.path.partition("{")[2].rstrip("}"), str))
+    endpoint.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return APIRoute(
+        route.path,
+        endpoint,
+        methods=[route.method],
+        summary=route.summary,
+        operation_id=_operation_id(route),
+        response_model=route.response,
+        responses=_error_responses(route),
+        tags=["system" if route.public else "models"],
+    )
+
+
+def _parameter(name: str, annotation: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation)
+
+
+def _operation_id(route: Route) -> str:
+    words = route.path.replace("{", " ").replace("}", " ").replace("/", " ").replace(".", " ").split()
+    return "_".join([route.method.lower(), *words])
+
+
+def _error_responses(route: Route) -> dict[int | str, dict[str, Any]]:
+    if route.public:
+        return {}
+    body_codes = {400, 413, 415} if route.request is not None else set()
+    wanted = {401, 403, 404, 429, 500, 503} | body_codes
+    return {status: {"model": ErrorEnvelope, "description": _ERRORS[status]} for status in sorted(wanted)}
+
+
+def _complete(operation: dict[str, Any], route: Route) -> None:
+    operation["responses"].pop("422", None)  # this server answers 400 where FastAPI would answer 422
+    if route.scope is not None:
+        operation["security"] = [{"key": []}]
+        operation["x-required-scope"] = route.scope.value
+    content = operation["responses"]["200"].setdefault("content", {})
+    if route.media_type != "application/json":
+        content.clear()
+        content[route.media_type] = {"schema": {"type": "string"}}
+    if route.stream is not None:
+        content["text/event-stream"] = {
+            "schema": {"type": "string", "description": f"Events of {route.stream.__name__}, then [DONE]."}
+        }

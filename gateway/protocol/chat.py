@@ -1,0 +1,196 @@
+"""POST /v1/chat/completions: from the bytes of a body to a checked request."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal, cast
+
+from pydantic import BaseModel, ConfigDict, FailFast, Field, PlainValidator, ValidationError
+
+from engine.types import ChatMessage
+from gateway.protocol import refused, strictjson
+from gateway.protocol.sampling import (
+    INT64_MAX,
+    GenerationFields,
+    Metadata,
+    RequestBounds,
+    check_generation,
+    nullable_options,
+    screen_body,
+)
+from gateway.protocol.validation import (
+    Problem,
+    array_too_long,
+    bad_value,
+    empty_array,
+    first_problem,
+    missing,
+    not_one_of,
+    unsupported,
+    wrong_type,
+)
+
+MAX_PARTS: Final = 1024
+
+
+class TextPart(BaseModel):
+    """A piece of text."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["text"] = Field(description="The kind of the part.")
+    text: str = Field(description="The text itself.")
+
+
+def read_content(value: object) -> str:
+    """A message's text. Parts are joined by a newline, as vLLM's renderer does for templates that take strings.
+
+    Source: vLLM 0.32 ``renderers/chat_utils.py``, ``_parse_chat_message_content_parts``.
+    """
+    if type(value) is str:
+        return value
+    if not isinstance(value, list):
+        raise wrong_type("a string or an array of content parts", value).within()
+    if not value:
+        raise empty_array().within()
+    if len(value) > MAX_PARTS:
+        raise array_too_long(MAX_PARTS, len(value)).within()
+    return "\n".join([_part_text(part, f"[{index}]") for index, part in enumerate(value)])
+
+
+def _part_text(part: object, at: str) -> str:
+    if not isinstance(part, dict):
+        raise wrong_type("an object", part).within(at)
+    _check_part_type(part, at)
+    for name, problem in refused.foreign(part, _PART_FIELDS, refused.PART):
+        raise problem.within(strictjson.json_path([at, name]))
+    text = part.get("text")
+    if text is None:
+        raise missing().within(f"{at}.text")
+    if not isinstance(text, str):
+        raise wrong_type("a string", text).within(f"{at}.text")
+    return text
+
+
+def _check_part_type(part: refused.Fields, at: str) -> None:
+    kind = part.get("type")
+    if kind == "text":
+        return
+    if kind is None:
+        raise missing().within(f"{at}.type")
+    if not isinstance(kind, str):
+        raise not_one_of(kind, "'text'").within(f"{at}.type")
+    if kind in refused.MODALITIES:
+        raise Problem("unsupported_modality", "Invalid '{path}': this model takes text only.").within()
+    if kind in refused.PART_TYPES:
+        raise unsupported(refused.PART_TYPES[kind].hint).within(f"{at}.type")
+    raise not_one_of(kind, "'text'").within(f"{at}.type")
+
+
+Content = Annotated[
+    str,
+    PlainValidator(
+        read_content, json_schema_input_type=str | Annotated[list[TextPart], Field(min_length=1, max_length=MAX_PARTS)]
+    ),
+]
+
+
+class Message(BaseModel):
+    """One message of the conversation."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, json_schema_extra=nullable_options)
+
+    role: Literal["developer", "system", "user", "assistant"] = Field(description="Who speaks.")
+    content: Content = Field(description="The text, or text parts, which are joined by newlines.")
+    # OpenAI's own pattern for names; it also keeps the marks of chat templates out.
+    name: str | None = Field(
+        None, max_length=64, pattern=r"^[^\s<|\\/>]+$", description="Tells speakers of one role apart."
+    )
+
+
+class TextFormat(BaseModel):
+    """Plain text."""
+
+    type: Literal["text"] = Field(description="The kind of the format.")
+
+
+class ChatCompletionRequest(GenerationFields):
+    """A conversation to continue. Optional fields may be null, which means the same as leaving them out."""
+
+    messages: Annotated[list[Message], FailFast(), Field(min_length=1)] = Field(
+        description="The conversation so far, at most 2048 messages unless the server is set otherwise."
+    )
+    max_completion_tokens: int | None = Field(
+        None, ge=1, le=INT64_MAX, description="The newer name of `max_tokens`; if both are given they must be equal."
+    )
+    logprobs: bool = Field(False, description="Return the log probability of each token of the output.")
+    top_logprobs: int | None = Field(
+        None, ge=0, le=20, description="Alternatives to return per token; needs `logprobs: true`."
+    )
+    metadata: Metadata | None = Field(None, description="Up to 16 labels, kept for logs only.")
+    safety_identifier: str | None = Field(
+        None, max_length=64, description="A label of your end user, kept for logs only."
+    )
+    # What follows is documented here and decided in `refused.BODY`: other values are refused by name.
+    store: Literal[False] | None = Field(None, description="Completions are never stored.")
+    service_tier: Literal["auto", "default"] | None = Field(None, description="There is one tier.")
+    modalities: list[Literal["text"]] | None = Field(None, description="Output is text.")
+    response_format: TextFormat | None = Field(None, description="Output is plain text.")
+
+    @property
+    def requested_max_tokens(self) -> int | None:
+        """Tokens per choice that the caller asked for; None leaves it to the server."""
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+    def sampled_logprobs(self) -> int | None:
+        """Alternatives per token in the answer, or None for no log probabilities."""
+        return self.top_logprobs or 0 if self.logprobs else None
+
+    def chat_messages(self) -> list[ChatMessage]:
+        """The conversation as the engine takes it."""
+        return [ChatMessage(each.role, each.content, each.name) for each in self.messages]
+
+
+_FIELDS: Final = frozenset(ChatCompletionRequest.model_fields) - refused.BODY.keys()
+_MESSAGE_FIELDS: Final = frozenset(Message.model_fields)
+_PART_FIELDS: Final = frozenset(TextPart.model_fields)
+
+
+def parse_chat(data: bytes, bounds: RequestBounds) -> ChatCompletionRequest:
+    """The request in ``data``. Pure: may run in a worker thread.
+
+    Raises :class:`~gateway.errors.ApiError` 400 that names the field.
+    """
+    body = screen_body(strictjson.loads(data), _FIELDS)
+    messages = body.get("messages")
+    if isinstance(messages, list):
+        body = {**body, "messages": _screen_messages(messages, bounds.max_messages)}
+    try:
+        request = ChatCompletionRequest.model_validate(body)
+    except ValidationError as error:
+        raise first_problem(error) from None
+    _check_together(request, bounds)
+    return request
+
+
+def _screen_messages(messages: list[object], limit: int) -> list[object]:
+    if len(messages) > limit:
+        raise array_too_long(limit, len(messages)).at("messages")
+    return [_screen_message(message, index) for index, message in enumerate(messages)]
+
+
+def _screen_message(message: object, index: int) -> object:
+    if not isinstance(message, dict):
+        return message
+    fields = cast(refused.Fields, message)
+    role = fields.get("role")
+    if isinstance(role, str) and role in refused.ROLES:
+        raise unsupported(refused.ROLES[role].hint).at(f"messages[{index}].role")
+    return refused.screen(fields, _MESSAGE_FIELDS, refused.MESSAGE, "messages", index)
+
+
+def _check_together(request: ChatCompletionRequest, bounds: RequestBounds) -> None:
+    check_generation(request, bounds)
+    if request.max_tokens is not None and request.requested_max_tokens != request.max_tokens:
+        raise bad_value("It differs from 'max_completion_tokens'. Send one of them.").at("max_tokens")
+    if request.top_logprobs is not None and not request.logprobs:
+        raise bad_value("Only allowed when 'logprobs' is true.").at("top_logprobs")

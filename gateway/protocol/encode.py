@@ -1,0 +1,229 @@
+"""Wire bytes of answers: chunks from templates made once per request, whole answers in one piece.
+
+Golden files in ``tests/gateway/protocol`` hold the format; OpenAI's own OpenAPI document is its judge
+(``tests/conformance``).
+"""
+
+from __future__ import annotations
+
+import base64
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import orjson
+
+from engine.types import Delta, FinishReason, PositionLogprobs, TokenLogprob
+
+DONE: Final = b"data: [DONE]\n\n"
+KEEP_ALIVE: Final = b": keep-alive\n\n"
+
+
+def new_id(prefix: str) -> str:
+    """An id that never collides: ``prefix`` and 144 random bits."""
+    return prefix + base64.urlsafe_b64encode(secrets.token_bytes(18)).decode("ascii").replace("-", "A").replace(
+        "_", "B"
+    )
+
+
+def sse(payload: bytes) -> bytes:
+    """One server-sent event."""
+    return b"data: " + payload + b"\n\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of a whole request, over all its prompts and choices."""
+
+    prompt_tokens: int
+    completion_tokens: int
+
+    def wire(self) -> dict[str, Any]:
+        """As OpenAI sends it."""
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": self.prompt_tokens + self.completion_tokens,
+        }
+
+
+@dataclass(slots=True)
+class Choice:
+    """What one choice became."""
+
+    text: str
+    finish_reason: FinishReason
+    logprobs: tuple[PositionLogprobs, ...] | None
+
+
+class Encoder(Protocol):
+    """One surface's way to write a generation. Made per request."""
+
+    def opening(self, index: int) -> bytes:
+        """What precedes the first text of a choice (the role chunk), or nothing."""
+
+    def text(self, text: str) -> bytes:
+        """A plain delta of choice 0: the hot path."""
+
+    def delta(self, delta: Delta) -> bytes:
+        """Any delta, with finish reason and log-probabilities if it has them."""
+
+    def usage(self, usage: Usage) -> bytes:
+        """The usage chunk."""
+
+    def whole(self, choices: Sequence[Choice], usage: Usage) -> bytes:
+        """The non-streamed answer."""
+
+
+class ChatEncoder:
+    """``chat.completion`` and its chunks."""
+
+    def __init__(self, request_id: str, created: int, model: str, *, include_usage: bool) -> None:
+        self._base = {"id": request_id, "object": "chat.completion.chunk", "created": created, "model": model}
+        head = orjson.dumps(self._base)[:-1]
+        tail = b',"usage":null}\n\n' if include_usage else b"}\n\n"
+        self._head = b"data: " + head + b',"choices":[{"index":'
+        self._text_head = self._head + b'0,"delta":{"content":'
+        self._text_tail = b'},"logprobs":null,"finish_reason":null}]' + tail
+        self._tail = tail
+
+    def opening(self, index: int) -> bytes:
+        """See :class:`Encoder`."""
+        role = b',"delta":{"role":"assistant","content":"","refusal":null},"logprobs":null,"finish_reason":null}]'
+        return self._head + b"%d" % index + role + self._tail
+
+    def text(self, text: str) -> bytes:
+        """See :class:`Encoder`."""
+        return self._text_head + orjson.dumps(text) + self._text_tail
+
+    def delta(self, delta: Delta) -> bytes:
+        """See :class:`Encoder`. The finish reason comes in a chunk of its own, after the last text."""
+        out = b""
+        if delta.text or delta.logprobs:
+            logprobs = orjson.dumps(chat_logprobs(delta.logprobs))
+            content = b',"delta":{"content":' + orjson.dumps(delta.text) + b'},"logprobs":' + logprobs
+            out = self._head + b"%d" % delta.index + content + b',"finish_reason":null}]' + self._tail
+        if delta.finish_reason is not None:
+            finish = b',"delta":{},"logprobs":null,"finish_reason":"' + delta.finish_reason.encode() + b'"}]'
+            out += self._head + b"%d" % delta.index + finish + self._tail
+        return out
+
+    def usage(self, usage: Usage) -> bytes:
+        """See :class:`Encoder`."""
+        return sse(orjson.dumps({**self._base, "choices": [], "usage": usage.wire()}))
+
+    def whole(self, choices: Sequence[Choice], usage: Usage) -> bytes:
+        """See :class:`Encoder`."""
+        return orjson.dumps(
+            {
+                **self._base,
+                "object": "chat.completion",
+                "choices": [
+                    {
+                        "index": index,
+                        "message": {"role": "assistant", "content": choice.text, "refusal": None},
+                        "logprobs": chat_logprobs(choice.logprobs),
+                        "finish_reason": choice.finish_reason,
+                    }
+                    for index, choice in enumerate(choices)
+                ],
+                "usage": usage.wire(),
+            }
+        )
+
+
+class CompletionEncoder:
+    """``text_completion``, streamed and whole. ``echo[i]`` is the prompt text that choice i begins with."""
+
+    def __init__(
+        self, request_id: str, created: int, model: str, *, include_usage: bool, echo: Sequence[str] | None = None
+    ) -> None:
+        self._base = {"id": request_id, "object": "text_completion", "created": created, "model": model}
+        tail = b',"usage":null}\n\n' if include_usage else b"}\n\n"
+        self._head = b"data: " + orjson.dumps(self._base)[:-1] + b',"choices":[{"index":'
+        self._text_head = self._head + b'0,"text":'
+        self._text_tail = b',"logprobs":null,"finish_reason":null}]' + tail
+        self._tail = tail
+        self._echo = echo
+        self._offsets: dict[int, int] = {}
+
+    def opening(self, index: int) -> bytes:
+        """See :class:`Encoder`: the echoed prompt."""
+        if self._echo is None:
+            return b""
+        return self._chunk(index, self._echo[index], None, None)
+
+    def text(self, text: str) -> bytes:
+        """See :class:`Encoder`."""
+        return self._text_head + orjson.dumps(text) + self._text_tail
+
+    def delta(self, delta: Delta) -> bytes:
+        """See :class:`Encoder`."""
+        logprobs = None
+        if delta.logprobs is not None:
+            offset = self._offsets.get(delta.index, 0)
+            logprobs = completion_logprobs(delta.logprobs, offset)
+            self._offsets[delta.index] = offset + sum(len(position.chosen.token) for position in delta.logprobs)
+        return self._chunk(delta.index, delta.text, logprobs, delta.finish_reason)
+
+    def _chunk(self, index: int, text: str, logprobs: dict[str, Any] | None, reason: str | None) -> bytes:
+        rest = b',"logprobs":' + orjson.dumps(logprobs) + b',"finish_reason":' + orjson.dumps(reason) + b"}]"
+        return self._head + b"%d" % index + b',"text":' + orjson.dumps(text) + rest + self._tail
+
+    def usage(self, usage: Usage) -> bytes:
+        """See :class:`Encoder`."""
+        return sse(orjson.dumps({**self._base, "choices": [], "usage": usage.wire()}))
+
+    def whole(self, choices: Sequence[Choice], usage: Usage) -> bytes:
+        """See :class:`Encoder`."""
+        return orjson.dumps(
+            {
+                **self._base,
+                "choices": [
+                    {
+                        "index": index,
+                        "text": (self._echo[index] if self._echo else "") + choice.text,
+                        "logprobs": None if choice.logprobs is None else completion_logprobs(choice.logprobs, 0),
+                        "finish_reason": choice.finish_reason,
+                    }
+                    for index, choice in enumerate(choices)
+                ],
+                "usage": usage.wire(),
+            }
+        )
+
+
+def chat_logprobs(positions: Sequence[PositionLogprobs] | None) -> dict[str, Any] | None:
+    """The ``logprobs`` object of a chat choice."""
+    if positions is None:
+        return None
+    return {
+        "content": [
+            {**_chat_token(position.chosen), "top_logprobs": [_chat_token(token) for token in position.top]}
+            for position in positions
+        ],
+        "refusal": None,
+    }
+
+
+def _chat_token(token: TokenLogprob) -> dict[str, Any]:
+    return {"token": token.token, "logprob": token.logprob, "bytes": list(token.bytes)}
+
+
+def completion_logprobs(positions: Sequence[PositionLogprobs], offset: int) -> dict[str, Any]:
+    """The legacy ``logprobs`` object; ``offset`` is the character at which the first token begins."""
+    offsets = []
+    for position in positions:
+        offsets.append(offset)
+        offset += len(position.chosen.token)
+    return {
+        "text_offset": offsets,
+        "token_logprobs": [position.chosen.logprob for position in positions],
+        "tokens": [position.chosen.token for position in positions],
+        "top_logprobs": [
+            # The chosen token is always listed, as OpenAI documents it.
+            {token.token: token.logprob for token in (*position.top, position.chosen)}
+            for position in positions
+        ],
+    }

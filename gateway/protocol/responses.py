@@ -1,0 +1,169 @@
+"""What the endpoints answer, for the OpenAPI document only: answers are encoded from templates, never from these.
+
+They say what OpenAI's document says (CreateChatCompletionResponse, CreateChatCompletionStreamResponse,
+CreateCompletionResponse, ListModelsResponse, ErrorResponse), less the fields that this server never sends. A field
+without a default is always there; where it may be null, null is what is sent when there is nothing to say.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TopLogprob(_Answer):
+    """A token that could have stood at a position."""
+
+    token: str = Field(description="The token as text.")
+    logprob: float = Field(description="Its log probability (natural logarithm).")
+    bytes: list[int] | None = Field(description="The token's UTF-8 bytes; one character may take several tokens.")
+
+
+class TokenLogprob(TopLogprob):
+    """The token at a position and the likeliest alternatives."""
+
+    top_logprobs: list[TopLogprob] = Field(description="The likeliest tokens here, best first.")
+
+
+class ChoiceLogprobs(_Answer):
+    """Log probabilities of a chat choice."""
+
+    content: list[TokenLogprob] | None = Field(description="One entry per token of the content.")
+    refusal: list[TokenLogprob] | None = Field(description="Always null.")
+
+
+class Usage(_Answer):
+    """Tokens used, over all choices."""
+
+    prompt_tokens: int = Field(ge=0, description="Tokens of the prompt or prompts.")
+    completion_tokens: int = Field(ge=0, description="Tokens generated, over all choices.")
+    total_tokens: int = Field(ge=0, description="The sum of both.")
+
+
+class AssistantMessage(_Answer):
+    """What the model said."""
+
+    role: Literal["assistant"] = Field(description="Always `assistant`.")
+    content: str | None = Field(description="The text.")
+    refusal: str | None = Field(description="Always null.")
+
+
+class ChatChoice(_Answer):
+    """One of the `n` answers."""
+
+    index: int = Field(ge=0, description="Its place among the choices.")
+    message: AssistantMessage = Field(description="What the model said.")
+    logprobs: ChoiceLogprobs | None = Field(description="Null unless asked for.")
+    finish_reason: Literal["stop", "length"] = Field(
+        description="`stop`: the model or a stop string ended it; `length`: max_tokens or the context did."
+    )
+
+
+class ChatCompletion(_Answer):
+    """The answer of /v1/chat/completions."""
+
+    id: str = Field(description="Unique; begins with `chatcmpl-`.")
+    object: Literal["chat.completion"] = Field(description="Always `chat.completion`.")
+    created: int = Field(description="Unix time in seconds.")
+    model: str = Field(description="The model that answered.")
+    choices: list[ChatChoice] = Field(description="The answers, `n` of them.")
+    usage: Usage = Field(description="Tokens used.")
+
+
+class ChatDelta(_Answer):
+    """What a choice gained. The first delta has the role, the last one is empty."""
+
+    role: Literal["assistant"] | None = Field(None, description="Only in a choice's first chunk.")
+    content: str | None = Field(None, description="Text to append.")
+    refusal: str | None = Field(None, description="Always null where present.")
+
+
+class ChatChunkChoice(_Answer):
+    """One choice's part of a chunk."""
+
+    index: int = Field(ge=0, description="Its place among the choices.")
+    delta: ChatDelta = Field(description="What it gained.")
+    logprobs: ChoiceLogprobs | None = Field(None, description="Null unless asked for.")
+    finish_reason: Literal["stop", "length"] | None = Field(description="Set in the choice's last chunk.")
+
+
+class ChatCompletionChunk(_Answer):
+    """One event of a streamed chat completion. The stream ends with `data: [DONE]` or with one error event."""
+
+    id: str = Field(description="The same in every chunk.")
+    object: Literal["chat.completion.chunk"] = Field(description="Always `chat.completion.chunk`.")
+    created: int = Field(description="Unix time in seconds, the same in every chunk.")
+    model: str = Field(description="The model that answers.")
+    choices: list[ChatChunkChoice] = Field(description="Empty in the usage chunk.")
+    usage: Usage | None = Field(
+        None, description="With `stream_options.include_usage`: null in every chunk but the last before [DONE]."
+    )
+
+
+class CompletionLogprobs(_Answer):
+    """Log probabilities of a text choice: four lists with one entry per token."""
+
+    tokens: list[str] = Field(description="The tokens as text.")
+    token_logprobs: list[float] = Field(description="Their log probabilities (natural logarithm).")
+    top_logprobs: list[dict[str, float]] = Field(description="The likeliest tokens at each position.")
+    text_offset: list[int] = Field(description="Where each token begins in the text, in characters.")
+
+
+class CompletionChoice(_Answer):
+    """One of the `n` texts per prompt, or its part of a stream event."""
+
+    index: int = Field(ge=0, description="Prompt by prompt: the choices of the first prompt come first.")
+    text: str = Field(description="The text, or the text to append.")
+    logprobs: CompletionLogprobs | None = Field(description="Null unless asked for.")
+    finish_reason: Literal["stop", "length"] | None = Field(
+        description="`stop` or `length`; null in stream events before a choice's last."
+    )
+
+
+class Completion(_Answer):
+    """The answer of /v1/completions, and one event of its stream."""
+
+    id: str = Field(description="Unique; begins with `cmpl-`.")
+    object: Literal["text_completion"] = Field(description="Always `text_completion`.")
+    created: int = Field(description="Unix time in seconds.")
+    model: str = Field(description="The model that answered.")
+    choices: list[CompletionChoice] = Field(description="The texts; empty in a stream's usage event.")
+    usage: Usage | None = Field(
+        None, description="Tokens used; in a stream only with `stream_options.include_usage`, in its last event."
+    )
+
+
+class Model(_Answer):
+    """A model that can be named in a request."""
+
+    id: str = Field(description="The name to send as `model`.")
+    object: Literal["model"] = Field(description="Always `model`.")
+    created: int = Field(description="Unix time in seconds.")
+    owned_by: str = Field(description="Who owns the model.")
+
+
+class ModelList(_Answer):
+    """Every model the caller may use."""
+
+    object: Literal["list"] = Field(description="Always `list`.")
+    data: list[Model] = Field(description="The models.")
+
+
+class ErrorDetail(_Answer):
+    """What went wrong."""
+
+    message: str = Field(max_length=1024, description="For a person; at most 1 KiB.")
+    type: str = Field(description="The class of the error, such as `invalid_request_error`.")
+    param: str | None = Field(description="The field at fault, as in `messages[2].content`.")
+    code: str | None = Field(description="For a program, such as `context_length_exceeded`.")
+
+
+class ErrorEnvelope(_Answer):
+    """The body of every error; in a stream, the data of its last event."""
+
+    error: ErrorDetail = Field(description="What went wrong.")

@@ -1,0 +1,1 @@
+"""Thin endpoints per resource: decode, call the pipeline, encode."""

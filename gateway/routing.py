@@ -1,0 +1,100 @@
+"""The route table: what exists, who may call it, what it counts as. A route that leaves one open stops the start."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+from pydantic import BaseModel
+
+from gateway.access.principal import Scope
+from gateway.errors import method_not_allowed, unknown_url
+from gateway.guardian.check import GuardPolicy
+from gateway.limits.reserve import LimitClass
+
+if TYPE_CHECKING:
+    from gateway.exchange import Exchange
+
+Endpoint = Callable[["Exchange"], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One method on one path. ``path`` is exact, or ends in ``{name}`` which takes the rest, slashes included.
+
+    ``scope`` None means public: anyone may call it, and ``public`` must say so too.
+    """
+
+    method: str
+    path: str
+    endpoint: Endpoint
+    summary: str
+    scope: Scope | None
+    limit_class: LimitClass
+    guard: GuardPolicy
+    public: bool = False
+    runs_model: bool = False
+    request: type[BaseModel] | None = None
+    response: type[BaseModel] | None = None
+    stream: type[BaseModel] | None = None
+    media_type: str = "application/json"
+
+    def check(self) -> None:
+        """Raise ValueError if the declaration has a hole."""
+        if (self.scope is None) is not self.public:
+            raise ValueError(f"{self.method} {self.path}: declare a scope, or public=True")
+        if self.runs_model and (self.limit_class is LimitClass.NONE or self.guard is GuardPolicy.NONE):
+            raise ValueError(f"{self.method} {self.path}: a route that runs a model needs a limit class and a guard")
+
+
+class RouteTable:
+    """Finds routes by the exact bytes of the path: no redirects, no normalising, nothing decoded before the match."""
+
+    def __init__(self, routes: Iterable[Route]) -> None:
+        self.routes = tuple(routes)
+        self._exact: dict[bytes, dict[str, Route]] = {}
+        self._prefixed: list[tuple[bytes, dict[str, Route]]] = []
+        for route in self.routes:
+            route.check()
+            self._methods(route.path)[route.method] = route
+
+    def _methods(self, path: str) -> dict[str, Route]:
+        literal, brace, _ = path.partition("{")
+        raw = literal.encode("ascii")
+        if not brace:
+            return self._exact.setdefault(raw, {})
+        for prefix, methods in self._prefixed:
+            if prefix == raw:
+                return methods
+        self._prefixed.append((raw, {}))
+        return self._prefixed[-1][1]
+
+    def find(self, method: str, raw_path: bytes) -> tuple[Route, str]:
+        """The route and the rest of its path. Raises :class:`gateway.errors.ApiError` 404 or 405."""
+        exact = self._exact.get(raw_path)
+        if exact is not None:
+            return _by_method(exact, method), ""
+        for prefix, methods in self._prefixed:
+            if raw_path.startswith(prefix) and (rest := _rest(raw_path[len(prefix) :])):
+                return _by_method(methods, method), rest
+        raise unknown_url()
+
+
+def _by_method(methods: Mapping[str, Route], method: str) -> Route:
+    route = methods.get(method)
+    if route is None:
+        raise method_not_allowed(", ".join(sorted(methods)))
+    return route
+
+
+def _rest(raw: bytes) -> str:
+    """The decoded tail of a path, or nothing if it is not one plain name (with inner slashes)."""
+    try:
+        text = unquote(raw.decode("ascii"), errors="strict")
+    except UnicodeDecodeError:
+        return ""
+    segments = text.split("/")
+    plain = all(segment not in ("", ".", "..") for segment in segments) and text.isprintable()
+    return text if plain else ""

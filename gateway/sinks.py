@@ -1,0 +1,182 @@
+"""Where the engine's deltas go: straight to the connection (streams), or into whole choices.
+
+Called from vLLM's output handler for every running request, so nothing here may block or raise.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from engine.types import Delta, DeltaSink, FinishReason, PositionLogprobs
+from gateway.http.connection import ResponseStream
+from gateway.protocol.encode import DONE, KEEP_ALIVE, Choice, Encoder, Usage
+
+#: A slow reader's deltas wait here as text and leave as one chunk; beyond this many bytes the reader is cut.
+MAX_PENDING_BYTES = 256 * 1024
+
+
+class Meter:
+    """Counts what one request generated; ``on_first`` is called at its first token."""
+
+    __slots__ = ("_on_first", "finish_reasons", "tokens")
+
+    def __init__(self, on_first: Callable[[], None]) -> None:
+        self._on_first = on_first
+        self.tokens = 0
+        self.finish_reasons: list[FinishReason] = []
+
+    def count(self, tokens: int) -> None:
+        """Add ``tokens``; notes the first."""
+        if not self.tokens and tokens:
+            self._on_first()
+        self.tokens += tokens
+
+    def finished(self, reason: FinishReason) -> None:
+        """One choice ended."""
+        self.finish_reasons.append(reason)
+
+
+class StreamSink:
+    """Writes chunks to the connection the moment the engine has them.
+
+    The head of the answer is held back until the first bytes: an error before them is a plain HTTP error. While
+    the client does not read, text is collected and leaves as one chunk when it reads again.
+    """
+
+    __slots__ = (
+        "_begin",
+        "_encoder",
+        "_meter",
+        "_opened",
+        "_pending",
+        "_pending_bytes",
+        "_quiet_since",
+        "_seen",
+        "_stream",
+    )
+
+    def __init__(self, stream: ResponseStream, encoder: Encoder, meter: Meter, begin: Callable[[], None]) -> None:
+        self._stream = stream
+        self._encoder = encoder
+        self._meter = meter
+        self._begin = begin
+        self._opened: set[int] = set()
+        self._pending: list[Delta] = []
+        self._pending_bytes = 0
+        self._seen = 0
+        self._quiet_since = time.monotonic()
+        stream.on_resume = self._resume
+
+    def text(self, text: str, tokens: int) -> None:
+        """See :class:`engine.types.DeltaSink`."""
+        if self._pending or self._stream.paused or 0 not in self._opened:
+            self.delta(Delta(0, text, tokens))
+            return
+        self._meter.tokens += tokens
+        if text:
+            self._stream.write(self._encoder.text(text))
+
+    def delta(self, delta: Delta) -> None:
+        """See :class:`engine.types.DeltaSink`."""
+        self._meter.count(delta.tokens)
+        if delta.finish_reason is not None:
+            self._meter.finished(delta.finish_reason)
+        if self._pending or self._stream.paused:
+            self._hold(delta)
+        else:
+            self._write(delta)
+
+    def tick(self, now: float, interval: float) -> None:
+        """Send a comment after ``interval`` seconds of silence: proxies and clients see that somebody is there."""
+        if self._meter.tokens != self._seen:
+            self._seen = self._meter.tokens
+            self._quiet_since = now
+        elif now - self._quiet_since >= interval and not self._stream.paused:
+            self._quiet_since = now
+            self._begin()
+            self._stream.write(KEEP_ALIVE)
+
+    def _write(self, delta: Delta) -> None:
+        self._begin()
+        data = self._encoder.delta(delta)
+        if delta.index not in self._opened:
+            self._opened.add(delta.index)
+            data = self._encoder.opening(delta.index) + data
+        if data:
+            self._stream.write(data)
+
+    def _hold(self, delta: Delta) -> None:
+        last = self._pending[-1] if self._pending else None
+        self._pending_bytes += len(delta.text) + 512 * len(delta.logprobs or ())
+        if last is not None and last.index == delta.index and delta.logprobs is None and last.finish_reason is None:
+            self._pending[-1] = Delta(last.index, last.text + delta.text, 0, delta.finish_reason, last.logprobs)
+        else:
+            self._pending.append(delta)
+        if self._pending_bytes > MAX_PENDING_BYTES:
+            self._stream.abort()
+
+    def _resume(self) -> None:
+        pending, self._pending = self._pending, []
+        self._pending_bytes = 0
+        for delta in pending:
+            self._write(delta)
+
+    def finish(self, usage: Usage | None) -> None:
+        """End a completed stream: what is held back, the usage chunk if wanted, ``[DONE]``."""
+        self._begin()
+        self._resume()
+        last = b"" if usage is None else self._encoder.usage(usage)
+        self._stream.finish(last + DONE)
+
+
+class WholeSink:
+    """Collects whole choices for a non-streamed answer."""
+
+    __slots__ = ("_logprobs", "_meter", "_reasons", "_texts")
+
+    def __init__(self, choices: int, meter: Meter) -> None:
+        self._meter = meter
+        self._texts = [""] * choices
+        self._reasons: list[FinishReason] = ["stop"] * choices
+        self._logprobs: list[tuple[PositionLogprobs, ...] | None] = [None] * choices
+
+    def text(self, text: str, tokens: int) -> None:
+        """See :class:`engine.types.DeltaSink`."""
+        self.delta(Delta(0, text, tokens))
+
+    def delta(self, delta: Delta) -> None:
+        """See :class:`engine.types.DeltaSink`."""
+        self._meter.count(delta.tokens)
+        self._texts[delta.index] += delta.text
+        if delta.logprobs is not None:
+            self._logprobs[delta.index] = (self._logprobs[delta.index] or ()) + delta.logprobs
+        if delta.finish_reason is not None:
+            self._reasons[delta.index] = delta.finish_reason
+            self._meter.finished(delta.finish_reason)
+
+    def choices(self) -> list[Choice]:
+        """All choices; call when the generation is over."""
+        return [
+            Choice(text, reason, logprobs)
+            for text, reason, logprobs in zip(self._texts, self._reasons, self._logprobs, strict=True)
+        ]
+
+
+class OffsetSink:
+    """Maps the choices of one prompt of a batch to their place in the whole answer."""
+
+    __slots__ = ("_offset", "_sink")
+
+    def __init__(self, sink: DeltaSink, offset: int) -> None:
+        self._sink = sink
+        self._offset = offset
+
+    def text(self, text: str, tokens: int) -> None:
+        """See :class:`engine.types.DeltaSink`."""
+        self._sink.delta(Delta(self._offset, text, tokens))
+
+    def delta(self, delta: Delta) -> None:
+        """See :class:`engine.types.DeltaSink`."""
+        delta.index += self._offset
+        self._sink.delta(delta)

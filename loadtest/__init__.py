@@ -1,0 +1,1 @@
+"""Measuring Sluice and its peers on one machine; see README.md here."""

@@ -1,0 +1,1 @@
+"""Instruments of the tests: a stub engine, a raw client, a checker. They are tested themselves."""
