@@ -168,6 +168,11 @@ class Exchange:
             self._task.cancel()
 
     @property
+    def accounted(self) -> Life | None:
+        """The life of an admitted request; None if it was never admitted."""
+        return self.life if self.life is not None and self.life.admitted_at is not None else None
+
+    @property
     def interruption(self) -> ApiError | None:
         """Why the task was cancelled, if it was by :meth:`interrupt` and the client is still there."""
         return None if self.stream.disconnected else self._interruption

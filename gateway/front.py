@@ -53,15 +53,17 @@ class Front:
 
     def _fail(self, exchange: Exchange, error: ApiError) -> str:
         exchange.fail(error)
-        if exchange.life is not None and not exchange.life.ended:
-            exchange.life.failed(error.code or "error", completion_tokens=exchange.tokens[1])
-        return "error" if exchange.life is not None or error.status >= 500 else "rejected"
+        life = exchange.accounted
+        if life is not None and not life.ended:
+            life.failed(error.code or "error", completion_tokens=exchange.tokens[1])
+        return "error" if life is not None or error.status >= 500 else "rejected"
 
     def _cancelled(self, exchange: Exchange) -> str:
         if exchange.interruption is not None:
             return self._fail(exchange, exchange.interruption)
-        if exchange.life is not None and not exchange.life.ended:
-            exchange.life.cancelled(completion_tokens=exchange.tokens[1])
+        life = exchange.accounted
+        if life is not None and not life.ended:
+            life.cancelled(completion_tokens=exchange.tokens[1])
         if not exchange.stream.disconnected:
             exchange.stream.abort()
         return "cancelled"
@@ -79,7 +81,7 @@ class Front:
 
 
 def _entry(exchange: Exchange, route: str, status: int, outcome: str, code: str | None, seconds: float) -> AccessEntry:
-    life = exchange.life
+    life = exchange.accounted
     ttft = life.ttft() if life else None
     client = exchange.scope.get("client")
     return AccessEntry(

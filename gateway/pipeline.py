@@ -122,6 +122,7 @@ class Pipeline:
 
     async def generate(self, exchange: Exchange, surface: Surface[T]) -> None:
         """One generation, from its headers to the settled account."""
+        exchange.life = Life(self._ledger, new_id(surface.id_prefix))
         principal = self.authorize(exchange)
         self._admission.require_open()
         deadline = exchange.deadline(self._policy.request_timeout)
@@ -133,10 +134,10 @@ class Pipeline:
         try:
             async with asyncio.timeout(deadline):
                 prompts = await self._render(surface, request)
-                job = self._plan(surface, request, prompts, model)
+                job = self._plan(surface, request, prompts, model, exchange.life.request_id)
                 lease = await self._reserve(exchange, principal, job)
                 await self._guard_input(exchange, principal, surface, request)
-                await self._admitted(exchange, principal, job, lease)
+                await self._admitted(exchange, exchange.life, principal, job, lease)
         except TimeoutError:
             raise self._too_late(exchange) from None
 
@@ -160,8 +161,9 @@ class Pipeline:
         except EngineError as error:
             raise from_engine(error, prompt_param=surface.prompt_param) from error
 
-    def _plan(self, surface: Surface[T], request: T, prompts: Sequence[Prompt], model: ModelInfo) -> Job[T]:
-        response_id = new_id(surface.id_prefix)
+    def _plan(
+        self, surface: Surface[T], request: T, prompts: Sequence[Prompt], model: ModelInfo, response_id: str
+    ) -> Job[T]:
         sampling = request.to_sampling(self._policy.bounds)
         explicit = request.requested_max_tokens is not None
         try:
@@ -186,8 +188,9 @@ class Pipeline:
 
     # -- admitted: from here on the request is accounted for ------------------------------------------------------
 
-    async def _admitted(self, exchange: Exchange, principal: Principal, job: Job[Any], lease: Lease) -> None:
-        life = Life(self._ledger, job.response_id)
+    async def _admitted(
+        self, exchange: Exchange, life: Life, principal: Principal, job: Job[Any], lease: Lease
+    ) -> None:
         meter = Meter(lambda: self._first_token(exchange, life))
         completed = False
         self._admission.enter()
@@ -199,8 +202,8 @@ class Pipeline:
             prompt_tokens=job.prompt_tokens,
             max_tokens=job.max_tokens,
             n=job.choices,
+            http_request_id=exchange.request_id,
         )
-        exchange.life = life
         try:
             life.dispatched()
             await self._run(exchange, job, meter)

@@ -91,7 +91,7 @@ def _resolve_model(settings: Settings) -> Served:
         # Only now: the converter's libraries are heavy, and most deployments bring their own model.
         from engine.samples import DEFAULT_MODEL_ID, ensure_default_model
 
-        cache = settings.cache_dir or _default_cache()
+        cache = settings.cache_dir or default_cache()
         with progress_bar("preparing the sample model") as progress:
             path = ensure_default_model(cache, progress)
         return Served(str(path), settings.served_model_name or DEFAULT_MODEL_ID)
@@ -104,7 +104,8 @@ def _resolve_model(settings: Settings) -> Served:
     return Served(settings.model, settings.served_model_name or settings.model)
 
 
-def _default_cache() -> Path:
+def default_cache() -> Path:
+    """Where converted models are kept unless `cache_dir` says otherwise."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "sluice"
 

@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 from gateway.errors import ApiError, internal
 from gateway.http.body import RequestBody
-from gateway.http.connection import EXTENSION
+from gateway.http.connection import EXTENSION, ResponseStream
 from gateway.http.head import RequestHead
 from gateway.http.headers import request_id
 from gateway.http.response import error_headers
@@ -78,6 +78,7 @@ class RequestCycle(ResponseWriter):
         head, connection = self._head, self._connection
         raw_path, _, query = head.target.partition(b"?")
         path = raw_path.decode("ascii")
+        stream: ResponseStream = self
         return {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -92,7 +93,7 @@ class RequestCycle(ResponseWriter):
             "client": connection.client,
             "server": connection.server,
             "state": {},
-            "extensions": {EXTENSION: self},
+            "extensions": {EXTENSION: stream},
         }
 
     async def receive(self) -> Message:

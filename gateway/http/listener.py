@@ -48,6 +48,8 @@ def tune(sock: socket.socket, bounds: HttpBounds) -> None:
     with suppress(OSError, AttributeError):
         for option, value in _KEEPALIVE:
             sock.setsockopt(socket.IPPROTO_TCP, option, value)
+        # A peer whose machine is gone acknowledges nothing; the kernel alone would try for a quarter of an hour.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(bounds.write_stall_timeout * 2000))
 
 
 def connection_limit(bounds: HttpBounds) -> int:

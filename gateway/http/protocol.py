@@ -142,7 +142,7 @@ class HttpConnection(asyncio.Protocol):
             return
         self._cycle = None
         body = self._body
-        if cycle.close_after or self._shared.draining:
+        if cycle.close_after or self._shared.draining or self._transport.is_closing():
             self._close_after_answer()
         elif body is not None and not body.complete:
             self._begin_discarding(body)

@@ -82,7 +82,7 @@ class Helm:
         """`helm template` with value files, then ``values`` on top."""
         named = [argument for file in files for argument in ("--values", file)]
         text = self.run("template", release, CHART, *named, "--values", "-", stdin=json.dumps(values or {}))
-        return Rendered(tuple(item for item in yaml.safe_load_all(text) if item))
+        return Rendered(tuple(item for item in yaml.load_all(text, Loader=yaml.CSafeLoader) if item))
 
     def notes(self, values: Mapping[str, Any] | None = None) -> str:
         """What a person reads after `helm install`; needs a cluster that helm 3 can greet."""

@@ -69,9 +69,9 @@ def commands(notes: str) -> list[str]:
 def test_the_printed_commands_reach_the_model(
     connected: Helm, tools: Path, cluster: Cluster, gateway: Gateway, hosts: list[str] | None, secret_key: str
 ) -> None:
-    cluster.store({**SECRET, "data": {secret_key: base64.b64encode(KEY.encode()).decode()}}, "models")
     lines = commands(connected.notes({"config": {"allowed_hosts": hosts}, "auth": {"secretKey": secret_key}}))
     assert len(lines) == 3
+    cluster.store({**SECRET, "data": {secret_key: base64.b64encode(KEY.encode()).decode()}}, "models")
     here = f"127.0.0.1:{gateway.server_port}"
     done = subprocess.run(
         ["sh", "-eu", "-c", "\n".join(lines).replace("127.0.0.1:8000", here)],

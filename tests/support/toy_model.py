@@ -32,6 +32,9 @@ CANARY = re.compile(rb"canary-[0-9a-z]{8,32}")
 _MASK = (1 << 64) - 1
 
 
+_SPOKEN = tuple(bytes([byte]).decode("utf-8", "replace") for byte in range(EOS)) + ("",) * (_FIRST_WORD - EOS) + _WORDS
+
+
 def encode(text: str) -> list[int]:
     """One token per UTF-8 byte."""
     return list(text.encode())
@@ -145,13 +148,15 @@ class Choice:
         return Delta(self.index, self._text, self._tokens, last.finish_reason, positions)
 
     def _take(self, token_id: int) -> FinishReason | None:
-        self._text += token_bytes(token_id).decode("utf-8", "replace")
+        self._text += _SPOKEN[token_id]
         if token_id == EOS or self._cut_at_stop():
             return "stop"
         return "length" if self._tokens >= self._limit else None
 
     def _cut_at_stop(self) -> bool:
         # A stop string that is complete now ends in the newest token, so the search may begin where none was before.
+        if not self._stop:
+            return False
         found = [at for stop in self._stop if (at := self._text.find(stop, self._sent)) >= 0]
         if found:
             self._text = self._text[: min(found)]

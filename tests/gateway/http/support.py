@@ -219,7 +219,7 @@ async def until(condition: Callable[[], bool]) -> None:
     """Wait for something that must become true."""
 
     async def poll() -> None:
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - the condition is any of many, none of which can tell
             await asyncio.sleep(0.01)
 
     await asyncio.wait_for(poll(), HANG)

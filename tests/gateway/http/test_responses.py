@@ -17,7 +17,9 @@ from tests.gateway.http.support import GET, QUICK, Seen, chunked, echo, post, re
 async def test_the_scope_is_what_was_sent() -> None:
     seen = Seen()
     async with serving(echo(seen)) as front:
-        await front.ask(b"GET //a/./%2e%2F%C3%A9;x?q=%20&r=a?b HTTP/1.1\r\nHost: LocalHost:1\r\nX-Mixed: Value \r\n\r\n")
+        await front.ask(
+            b"GET //a/./%2e%2F%C3%A9;x?q=%20&r=a?b HTTP/1.1\r\nHost: LocalHost:1\r\nX-Mixed: Value \r\n\r\n"
+        )
     scope = seen.scopes[0]
     assert (scope["type"], scope["http_version"], scope["method"], scope["scheme"]) == ("http", "1.1", "GET", "http")
     assert scope["asgi"] == {"version": "3.0", "spec_version": "2.3"}
@@ -375,7 +377,12 @@ async def test_head_and_first_bytes_leave_together_and_the_last_with_the_end() -
     async def app(scope: Any, receive: Any, send: Any) -> None:
         stream: Any = response_stream(scope)
         real = stream._write
-        stream._write = lambda data: (writes.append(data), real(data))
+
+        def write(data: bytes) -> None:
+            writes.append(data)
+            real(data)
+
+        stream._write = write
         stream.start(200, [])
         stream.write(b"a")
         stream.write(b"b")

@@ -54,7 +54,7 @@ async def test_every_address_of_a_name_gets_the_same_port() -> None:
 
 async def test_accepted_connections_send_at_once_and_buffer_little() -> None:
     async with serving(echo(Seen())) as front:
-        await front.connect()
+        client = await front.connect()
         await until(lambda: front.server.connections == 1)
         connection = next(iter(front.server._state.connections))
         sock = connection._transport.get_extra_info("socket")
@@ -62,6 +62,7 @@ async def test_accepted_connections_send_at_once_and_buffer_little() -> None:
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
         kernel = sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
         assert kernel + QUICK.send_buffer_bytes // 4 <= QUICK.send_buffer_bytes
+        client.leave()
 
 
 async def test_f26_connections_over_the_limit_get_503_and_the_others_go_on() -> None:
@@ -208,7 +209,7 @@ async def test_f57_draining_closes_the_idle_finishes_the_running_and_answers_the
         assert await running.rest() == b"\r\n4\r\nlast\r\n0\r\n\r\n"
         assert await front.server.wait_idle(10) is True
         front.server.close_listener()
-        with pytest.raises(OSError, match="refused|reset|Connect"):
+        with pytest.raises(OSError, match=r"refused|Connect"):
             await front.connect()
 
 

@@ -20,7 +20,7 @@ MALFORMED = {
     "H01 chunked and length": b"POST /echo HTTP/1.1\r\n" + HOST
     + b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n" + SMUGGLED,
     "H02 two lengths": b"POST /echo HTTP/1.1\r\n" + HOST + b"Content-Length: 3\r\nContent-Length: 4\r\n\r\nabcd",
-    "H02 the same length twice": b"POST /echo HTTP/1.1\r\n" + HOST + b"Content-Length: 3\r\nContent-Length: 3\r\n\r\nabc",
+    "H02 one length twice": b"POST /echo HTTP/1.1\r\n" + HOST + b"Content-Length: 3\r\nContent-Length: 3\r\n\r\nabc",
     "H02 a list of lengths": b"POST /echo HTTP/1.1\r\n" + HOST + b"Content-Length: 3, 3\r\n\r\nabc",
     "signed length": b"POST /echo HTTP/1.1\r\n" + HOST + b"Content-Length: +3\r\n\r\nabc",
     "hexadecimal length": b"POST /echo HTTP/1.1\r\n" + HOST + b"Content-Length: 0x3\r\n\r\nabc",
@@ -266,7 +266,10 @@ async def test_two_authorization_headers_are_left_to_the_application() -> None:
     seen = Seen()
     async with serving(echo(seen)) as front:
         await front.ask(GET[:-2] + b"Authorization: Bearer a\r\nauthorization: Bearer b\r\n\r\n")
-    assert [value for name, value in seen.scopes[0]["headers"] if name == b"authorization"] == [b"Bearer a", b"Bearer b"]
+    assert [value for name, value in seen.scopes[0]["headers"] if name == b"authorization"] == [
+        b"Bearer a",
+        b"Bearer b",
+    ]
 
 
 async def test_rejections_carry_the_error_contract() -> None:

@@ -1,0 +1,46 @@
+"""Fixtures that every part of the suite shares: one real engine per session, a stub gateway per test."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.gateways import Live, Threaded, running, threaded
+from tests.support.stub_engine import StubEngine
+
+for name in [name for name in os.environ if name.startswith("SLUICE_")]:
+    del os.environ[name]
+
+
+@pytest.fixture
+async def stub(tmp_path: Path) -> AsyncIterator[Live]:
+    """A gateway over the stub engine, on the test's own event loop."""
+    async with running(StubEngine(), tmp_path) as live:
+        yield live
+
+
+@pytest.fixture(scope="session")
+def default_model() -> Path:
+    """The embedded model, converted once and kept in the user's cache."""
+    from engine.samples import ensure_default_model
+    from gateway.serve import default_cache
+
+    return ensure_default_model(default_cache(), None)
+
+
+@pytest.fixture(scope="session")
+def real(default_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Threaded]:
+    """The one gateway of the session over vLLM and the embedded model."""
+    from gateway.engines import build_engine
+    from gateway.settings import load
+
+    def build() -> object:
+        return build_engine(
+            load(flags={"engine": {"max_model_len": 4096}}), str(default_model), "smollm2-135m-instruct"
+        )
+
+    with threaded(build, tmp_path_factory.mktemp("state")) as gateway:  # type: ignore[arg-type]
+        yield gateway
