@@ -25,7 +25,7 @@ _EVENT_STREAM: Final = [
 
 
 class Exchange:
-    """A received request whose route is known. Times are ``time.perf_counter`` values in seconds."""
+    """A received request whose route is known. Times are ``time.monotonic`` values in seconds."""
 
     __slots__ = (
         "_interruption",
@@ -50,7 +50,7 @@ class Exchange:
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self.scope = scope
         self._receive = receive
-        self.received = time.perf_counter()
+        self.received = time.monotonic()
         self.stream = response_stream(scope)
         self.request_id = self.stream.request_id
         self.route: Route | None = None
@@ -110,7 +110,7 @@ class Exchange:
     # -- the answer ---------------------------------------------------------------------------------------------
 
     def _head(self, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-        elapsed = (time.perf_counter() - self.received) * 1000
+        elapsed = (time.monotonic() - self.received) * 1000
         return [
             *headers,
             (b"x-request-id", self.request_id.encode("ascii")),

@@ -49,7 +49,8 @@ class Front:
         finally:
             exchange.unbind()
             self.running.discard(exchange)
-            self._account(exchange, outcome)
+            life = exchange.accounted
+            self._account(exchange, life.outcome or outcome if life else outcome)
 
     def _fail(self, exchange: Exchange, error: ApiError) -> str:
         exchange.fail(error)
@@ -70,7 +71,7 @@ class Front:
 
     def _account(self, exchange: Exchange, outcome: str) -> None:
         route = exchange.route.path if exchange.route else UNKNOWN_ROUTE
-        seconds = time.perf_counter() - exchange.received
+        seconds = time.monotonic() - exchange.received
         rejection = exchange.stream.rejection
         status = exchange.status or (rejection.status if rejection else 499)
         code = exchange.error_code or (rejection.code if rejection else None)

@@ -84,7 +84,7 @@ class Gateway:
     def not_ready_reason(self) -> str | None:
         """None if new work is welcome, else why not."""
         if self._phase is not GatewayPhase.READY:
-            return self._phase.value
+            return str(self._phase.value)
         return ready_reason(self._engine.state().phase)
 
     def refresh_metrics(self) -> None:

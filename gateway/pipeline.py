@@ -122,7 +122,7 @@ class Pipeline:
 
     async def generate(self, exchange: Exchange, surface: Surface[T]) -> None:
         """One generation, from its headers to the settled account."""
-        exchange.life = Life(self._ledger, new_id(surface.id_prefix))
+        exchange.life = Life(self._ledger, new_id(surface.id_prefix), received_at=exchange.received)
         principal = self.authorize(exchange)
         self._admission.require_open()
         deadline = exchange.deadline(self._policy.request_timeout)

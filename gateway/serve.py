@@ -63,7 +63,8 @@ def run(settings: Settings) -> int:
         ledger = _open_ledger(settings, metrics)
         try:
             engine = build_engine(settings, served.path, served.name)
-            return uvloop.run(_serve(settings, served, engine, logs, ledger, metrics, made_key))
+            status: int = uvloop.run(_serve(settings, served, engine, logs, ledger, metrics, made_key))
+            return status
         finally:
             ledger.close(timeout=5.0)
     finally:

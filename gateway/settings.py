@@ -67,8 +67,7 @@ class LedgerSettings(_Section):
     """The record of what was used, by whom."""
 
     path: Path | None = Field(None, description="Append-only JSON lines; default: ledger.jsonl in the state directory.")
-    max_bytes: int = Field(256 * 1024 * 1024, ge=4096, description="Size at which the file is rotated.")
-    keep: int = Field(8, ge=1, description="Rotated files kept.")
+    max_bytes: int = Field(64 * 1024 * 1024, ge=4096, description="Size at which the file is rotated; none is deleted.")
 
 
 class Settings(BaseSettings):

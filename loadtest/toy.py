@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from engine.samples import ensure_default_model
+from engine.toy import make_toy_model
+from gateway.serve import default_cache
 from loadtest.systems import ROOT
 
 
 def toy_model() -> Path:
-    """A 2-layer random Llama of 2.4 M parameters with SmolLM2's tokenizer; made once, kept under ``.cache/``."""
-    from engine.samples import make_toy_model
-
-    directory = ROOT / ".cache" / "bench" / "toy"
-    if not (directory / "config.json").exists():
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        make_toy_model(directory)
-    return directory
+    """A 2-layer random Llama with SmolLM2's tokenizer; made once, kept under ``.cache/``."""
+    return make_toy_model(ROOT / ".cache" / "bench" / "toy", ensure_default_model(default_cache()))

@@ -7,9 +7,14 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings as hypothesis_settings
 
 from tests.support.gateways import Live, Threaded, running, threaded
 from tests.support.stub_engine import StubEngine
+
+# A loaded machine pauses for seconds: a time limit per example would test the machine.
+hypothesis_settings.register_profile("sluice", deadline=None)
+hypothesis_settings.load_profile("sluice")
 
 for name in [name for name in os.environ if name.startswith("SLUICE_")]:
     del os.environ[name]

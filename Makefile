@@ -1,0 +1,42 @@
+# Two commands matter: `make serve` and `make test`. Both do their own set-up.
+.DEFAULT_GOAL := help
+.PHONY: help setup serve test test-fast lint types contracts check bench lock clean
+SHELL := /bin/bash
+BIN := .venv/bin
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+
+setup: ## Make the environment for tests and development
+	@scripts/setup.sh dev
+
+serve: ## Set up, prepare the sample model and serve it on 127.0.0.1:8000
+	@scripts/setup.sh serve
+	@exec $(BIN)/sluice serve --dev
+
+test: setup ## Set up and run every test
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-fast: setup ## Only the tests that need no engine
+	@$(BIN)/python -m pytest -m "not engine and not slow" $(PYTEST_ARGS)
+
+lint: setup ## Style
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: setup ## Types
+	@$(BIN)/mypy
+
+contracts: setup ## Who may import whom
+	@$(BIN)/lint-imports
+
+check: lint types contracts test ## Everything that CI runs
+
+bench: setup ## Measure Sluice and its peers on this machine (about ten minutes)
+	@$(BIN)/python loadtest/compare.py $(BENCH_ARGS)
+
+lock: setup ## Write the locks in requirements/ anew
+	@scripts/lock.sh
+
+clean: ## Remove the environment and caches of this checkout
+	@rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
