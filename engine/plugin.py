@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+import warnings
 
 GATEWAY_PID = "SLUICE_GATEWAY_PID"
 #: ``json`` or ``text``, a colon, and the least level: how engine processes write their logs to standard error.
@@ -56,4 +57,5 @@ def _configure_logs(style: str) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(_JsonLines() if shape == "json" else logging.Formatter("%(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=(level or "info").upper(), handlers=[handler])
+    warnings.filterwarnings("ignore", category=FutureWarning)
     logging.captureWarnings(True)

@@ -114,7 +114,8 @@ def default_cache() -> Path:
 def _install_logs(settings: Settings, metrics: Metrics) -> Logs:
     chosen = settings.log
     form = "text" if settings.dev and "format" not in chosen.model_fields_set else chosen.format
-    os.environ.setdefault("SLUICE_ENGINE_LOG", f"{form}:{'warning' if settings.dev else chosen.level}")
+    engine_level = "error" if settings.dev and "level" not in chosen.model_fields_set else chosen.level
+    os.environ.setdefault("SLUICE_ENGINE_LOG", f"{form}:{engine_level}")
     descriptor = 1
     if chosen.file is not None:
         try:
@@ -122,7 +123,9 @@ def _install_logs(settings: Settings, metrics: Metrics) -> Logs:
         except OSError as error:
             raise SettingsError(f"log.file: {error.strerror}: {chosen.file}") from error
     options = LogOptions(level=chosen.level.upper(), format=form)
-    return install(options, fd=descriptor, on_drop=metrics.log_dropped.inc)
+    logs = install(options, fd=descriptor, on_drop=metrics.log_dropped.inc)
+    logging.getLogger("vllm").setLevel(engine_level.upper())
+    return logs
 
 
 def _open_ledger(settings: Settings, metrics: Metrics) -> JsonlLedger:

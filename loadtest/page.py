@@ -18,7 +18,7 @@ Written by `make bench`. Figures hold for this machine only; the ratios are what
 
 ## Load
 
-A random Llama of two layers and 2.4 M parameters with SmolLM2's tokenizer, so that the front end is the bottleneck.
+A random Llama of two layers with SmolLM2's tokenizer, so that the front end is the bottleneck.
 {rounds} round(s); in each, every system was started once, one at a time, warmed up and measured:
 {connections} keep-alive connections with {streams} streams of {tokens} tokens each; {request_connections} connections
 with {requests} one-token completions each; one connection with {singles} short streams. Every stream was checked to

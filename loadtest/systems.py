@@ -27,8 +27,11 @@ ENGINE_ARGUMENTS: Final[Mapping[str, Any]] = {
     "enforce_eager": True,
 }
 
-#: Set for every system. The fourth puts vLLM's worker into the engine core's process, as Sluice does on a CPU.
+#: Set for every system. VLLM_ENABLE_V1_MULTIPROCESSING=0 puts vLLM's worker into the engine core's process, as Sluice
+#: does on a CPU. One OpenMP thread is enough for the toy; more of them spin on the cores that the front ends need, and
+#: then the figures tell how the kernel scheduled the spinning.
 ENVIRONMENT: Final[Mapping[str, str]] = {
+    "OMP_NUM_THREADS": "1",
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_NO_USAGE_STATS": "1",
     "HF_HUB_OFFLINE": "1",

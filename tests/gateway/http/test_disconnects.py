@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from gateway.http.connection import response_stream
-from tests.gateway.http.support import GET, RawClient, Seen, chunked, echo, post, serving, until
+from tests.gateway.http.support import GET, HANG, QUICK, RawClient, Seen, chunked, echo, post, serving, until
 
 LEAVE = {"FIN": RawClient.leave, "RST": RawClient.reset}
 leaving = pytest.mark.parametrize("leave", LEAVE.values(), ids=LEAVE.keys())
@@ -157,3 +158,41 @@ async def test_connects_and_aborts_leave_nothing_behind() -> None:
             client.send((GET[:10], GET, post(b"abc")[:-1], b"")[index % 4])
             (client.leave, client.reset)[index % 2]()
         await until(lambda: front.server.connections == 0 and front.server.running == 0)
+
+
+async def test_f16_a_peer_that_leaves_unread_bytes_behind_is_seen_at_once() -> None:
+    told = asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        stream = response_stream(scope)
+        stream.on_disconnect = told.set
+        stream.start(200, [])
+        stream.write(b"x" * 1_000_000)
+        await told.wait()
+
+    async with serving(app, replace(QUICK, write_stall_timeout=60)) as front:
+        client = await front.connect(receive_buffer=4096)
+        client.send(GET)
+        await until(lambda: front.server.running == 1)
+        client.writer.write_eof()
+        await asyncio.wait_for(told.wait(), HANG)
+
+
+async def test_a_refused_peer_reads_the_end_before_the_front_stops_listening_to_it() -> None:
+    async with serving(echo(Seen()), replace(QUICK, linger_timeout=60)) as front:
+        client = await front.connect()
+        client.send(b"GET @evil HTTP/1.1\r\n\r\n")
+        assert (await client.rest()).endswith(b'"code":"malformed_request"}}')
+        assert front.server.connections == 1
+        client.send(b"x" * QUICK.linger_bytes + b"x")
+        await until(lambda: front.server.connections == 0)
+
+
+async def test_a_refused_peer_that_still_sends_is_read_on_until_it_leaves() -> None:
+    async with serving(echo(Seen()), replace(QUICK, max_body_bytes=70_000, linger_timeout=60)) as front:
+        client = await front.connect()
+        client.send(chunked(b"11170\r\n" + b"x" * 70_000 + b"\r\n"))
+        client.send(b"1\r\nx\r\n" + b"0\r\n\r\n")
+        assert (await client.answer()).status == 413
+        client.leave()
+        await until(lambda: front.server.connections == 0)

@@ -317,7 +317,7 @@ async def test_more_bytes_than_promised_never_reach_the_peer_and_fewer_cut_the_c
             client = await front.connect()
             client.send(GET.replace(b"/echo", path) * 2)
             if path == b"/more":
-                assert (await client.answer()).body == b"1234"
+                assert [(await client.answer()).body for _ in range(2)] == [b"1234", b"1234"]
             else:
                 with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
                     await client.answer()

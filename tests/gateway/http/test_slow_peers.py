@@ -238,3 +238,17 @@ async def test_a_peer_that_sends_requests_without_reading_answers_gets_no_more_r
         await asyncio.sleep(0.5)
         assert 1 <= seen < 30
         await until(lambda: front.rejected["slow_reader"] == 1)
+
+
+async def test_f20_a_closed_connection_whose_last_bytes_are_not_read_is_cut() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        response_stream(scope).start(200, [])
+        response_stream(scope).finish(b"x" * 5_000_000)
+
+    # So large a mark that the transport never pauses: only the time to close is left to end it.
+    async with serving(app, replace(QUICK, send_buffer_bytes=100_000_000)) as front:
+        client = await front.connect(receive_buffer=4096)
+        client.send(GET[:-2] + b"Connection: close\r\n\r\n")
+        await client.reader.readuntil(b"\r\n")
+        await until(lambda: front.server.connections == 0)
+        assert not front.rejected
