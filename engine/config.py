@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import psutil
 
+from engine.machine import available_memory
 from engine.types import EngineUnavailable
 
 TESTED_VLLM: Final = "0.32.0"
@@ -106,7 +107,7 @@ def engine_arguments(config: EngineConfig) -> dict[str, Any]:
 
 def _cpu_defaults(config: EngineConfig) -> dict[str, Any]:
     memory = psutil.virtual_memory()
-    kv_bytes = _kv_cache_bytes(memory.available)
+    kv_bytes = _kv_cache_bytes(available_memory())
     needed = weights_bytes(config.model) * 1.3 + kv_bytes + OVERHEAD_BYTES
     defaults: dict[str, Any] = {
         "enforce_eager": True,

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from engine.config import GIB, OVERHEAD_BYTES, check_environment, check_versions, on_cpu, weights_bytes
+from engine.machine import available_memory
 from engine.types import EngineUnavailable
 from gateway.settings import Settings
 
@@ -111,7 +112,7 @@ def _model(settings: Settings) -> Finding:
 def _memory(settings: Settings) -> Finding:
     needed = weights_bytes(str(Path(settings.model).expanduser())) * 1.3 if settings.model else 0.4 * GIB
     needed += OVERHEAD_BYTES + GIB
-    free = _available_memory()
+    free = available_memory()
     what = f"memory: about {needed / GIB:.1f} GiB needed, {free / GIB:.1f} GiB free"
     return Finding(free > needed, what, "close other programs, or choose a smaller model")
 
@@ -146,10 +147,3 @@ def _authentication(settings: Settings) -> Finding:
 def _total_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
-
-def _available_memory() -> int:
-    try:
-        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")

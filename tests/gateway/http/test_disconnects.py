@@ -189,10 +189,13 @@ async def test_a_refused_peer_reads_the_end_before_the_front_stops_listening_to_
 
 
 async def test_a_refused_peer_that_still_sends_is_read_on_until_it_leaves() -> None:
-    async with serving(echo(Seen()), replace(QUICK, max_body_bytes=70_000, linger_timeout=60)) as front:
+    seen = Seen()
+    bounds = replace(QUICK, max_body_bytes=70_000, linger_timeout=60, linger_bytes=1_000_000)
+    async with serving(echo(seen), bounds) as front:
         client = await front.connect()
-        client.send(chunked(b"11170\r\n" + b"x" * 70_000 + b"\r\n"))
-        client.send(b"1\r\nx\r\n" + b"0\r\n\r\n")
+        client.send(chunked(b"a\r\n0123456789\r\n"))
+        await until(lambda: len(seen.scopes) == 1)
+        client.send(b"1ff00\r\n" + b"x" * 0x1FF00 + b"\r\n0\r\n\r\n")
         assert (await client.answer()).status == 413
         client.leave()
         await until(lambda: front.server.connections == 0)

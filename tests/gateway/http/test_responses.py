@@ -217,6 +217,12 @@ async def test_expect_100_is_answered_when_the_application_asks_for_the_body() -
         assert (await client.answer()).body == b"POST /echo 5"
 
 
+async def test_expect_100_is_not_answered_when_the_body_is_already_there() -> None:
+    async with serving(echo(Seen())) as front:
+        answer = await front.ask(post(b"hello", extra=b"Expect: 100-continue\r\n"))
+        assert (answer.status, answer.body) == (200, b"POST /echo 5")
+
+
 async def test_expect_100_is_not_sent_when_the_request_is_refused_without_its_body() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         error = missing_api_key()

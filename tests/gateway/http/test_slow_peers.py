@@ -243,10 +243,10 @@ async def test_a_peer_that_sends_requests_without_reading_answers_gets_no_more_r
 async def test_f20_a_closed_connection_whose_last_bytes_are_not_read_is_cut() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         response_stream(scope).start(200, [])
-        response_stream(scope).finish(b"x" * 5_000_000)
+        response_stream(scope).finish(b"x" * 50_000_000)
 
     # So large a mark that the transport never pauses: only the time to close is left to end it.
-    async with serving(app, replace(QUICK, send_buffer_bytes=100_000_000)) as front:
+    async with serving(app, replace(QUICK, send_buffer_bytes=400_000_000)) as front:
         client = await front.connect(receive_buffer=4096)
         client.send(GET[:-2] + b"Connection: close\r\n\r\n")
         await client.reader.readuntil(b"\r\n")

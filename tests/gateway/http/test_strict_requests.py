@@ -9,7 +9,7 @@ import pytest
 
 from gateway.http.bounds import HttpBounds
 from gateway.http.connection import response_stream
-from tests.gateway.http.support import GET, QUICK, Seen, chunked, echo, post, read_body, serving
+from tests.gateway.http.support import GET, QUICK, Seen, chunked, echo, post, read_body, serving, until
 
 HOST = b"Host: localhost\r\n"
 SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -201,6 +201,7 @@ async def test_h26_a_chunked_body_is_cut_where_it_crosses_the_limit() -> None:
     async with serving(echo(seen), replace(QUICK, max_body_bytes=1000)) as front:
         client = await front.connect()
         client.send(chunked(b"3e8\r\n" + b"x" * 1000 + b"\r\n"))
+        await until(lambda: len(seen.scopes) == 1)
         client.send(b"1\r\n")
         answer = await client.answer()
         assert (answer.status, answer.error["code"]) == (413, "request_too_large")

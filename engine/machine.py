@@ -1,0 +1,27 @@
+"""What memory this process may really use: the container's bound where there is one, else the machine's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+
+_BOUNDS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+_IN_USE = (Path("/sys/fs/cgroup/memory.current"), Path("/sys/fs/cgroup/memory/memory.usage_in_bytes"))
+
+
+def available_memory() -> int:
+    """Bytes that can be had now without swapping or meeting the container's bound."""
+    free = int(psutil.virtual_memory().available)
+    for bound, in_use in zip(_BOUNDS, _IN_USE, strict=True):
+        limit, used = _number(bound), _number(in_use)
+        if limit is not None and used is not None:
+            free = min(free, max(0, limit - used))
+    return free
+
+
+def _number(path: Path) -> int | None:
+    try:
+        return int(path.read_text("ascii"))
+    except (OSError, ValueError):
+        return None  # no cgroup of this version, or no bound ("max")
