@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -25,11 +26,20 @@ from engine.output import Generation, as_engine_error
 from engine.plugin import GATEWAY_PID
 from engine.processes import EngineProcesses, descendants
 from engine.prompt import PromptBuilder
-from engine.sampling import to_vllm
-from engine.types import DeltaSink, EngineOverloaded, EngineUnavailable, GenerationRequest, RequestRejected
+from engine.sampling import check_bounds, to_vllm
+from engine.types import (
+    DeltaSink,
+    EngineOverloaded,
+    EngineUnavailable,
+    GenerationRequest,
+    PromptTooLong,
+    RequestRejected,
+)
 from engine.watchdog import Watchdog, WatchdogLimits
 
 SHUTDOWN_SECONDS = 5.0
+#: Finished requests that the estimate for Retry-After looks back on.
+RATE_SAMPLES = 64
 
 
 class SchedulerLoad(StatLoggerBase):
@@ -70,6 +80,7 @@ class EngineCore:
         self._histograms = batch_token_histograms(llm)
         self._generations: dict[str, Generation] = {}
         self._probe: asyncio.Task[None] | None = None
+        self._finishes: deque[float] = deque([time.monotonic()], maxlen=RATE_SAMPLES)
         self._closing: set[asyncio.Task[None]] = set()
 
     @classmethod
@@ -118,15 +129,31 @@ class EngineCore:
         for histogram in self._histograms:
             histogram.flush()
 
+    def check(self, request: GenerationRequest) -> None:
+        """See :meth:`engine.types.Engine.check`."""
+        self._check_fits(len(request.prompt.token_ids), request.sampling.max_tokens)
+        self.prompts.check_ids(request.prompt.token_ids)
+        check_bounds(request.sampling, self.vocab_size)
+
+    def _check_fits(self, prompt_tokens: int, max_tokens: int) -> None:
+        if prompt_tokens == 0:
+            raise RequestRejected("The prompt is empty.", param="prompt")
+        if prompt_tokens >= self.context_length:
+            raise PromptTooLong(prompt_tokens=prompt_tokens, limit=self.context_length)
+        if prompt_tokens + max_tokens > self.context_length:
+            raise PromptTooLong(prompt_tokens=prompt_tokens, limit=self.context_length, max_tokens=max_tokens)
+
     async def run(self, request: GenerationRequest, sink: DeltaSink) -> None:
         """See :meth:`engine.types.Engine.run`."""
-        params = to_vllm(request.sampling, stream=request.stream, vocab_size=self.vocab_size)
+        self.check(request)
+        params = to_vllm(request.sampling, stream=request.stream)
         generation = Generation(sink, self._tokenizer, request.sampling.logprobs, asyncio.get_running_loop())
         self._generations[request.request_id] = generation
         internal_id = None
         try:
             internal_id = await self._submit(request, params, generation, sink)
             await generation.done
+            self._finishes.append(time.monotonic())
         except BaseException:
             await self._abort(request.request_id)
             raise
@@ -145,7 +172,7 @@ class EngineCore:
         except VLLMClientError as error:
             raise RequestRejected(str(error), param=getattr(error, "parameter", None)) from error
         except GracefulHTTPError as error:
-            raise EngineOverloaded(str(error)) from error
+            raise EngineOverloaded(str(error), retry_after=self._wait_estimate()) from error
         except Exception as error:
             raise as_engine_error(error) from error
         queue.put = generation.put
@@ -154,6 +181,11 @@ class EngineCore:
         if request.stream:
             self._hotpath.add(queue.request_id, generation, sink, request.sampling)
         return str(queue.request_id)
+
+    def _wait_estimate(self) -> float:
+        """Seconds until the queue as it is now has been served, at the rate of the last finishes; 1 to 60."""
+        elapsed = time.monotonic() - self._finishes[0]
+        return min(60.0, max(1.0, self.unfinished * elapsed / len(self._finishes)))
 
     async def _abort(self, request_id: str) -> None:
         """Free the engine's slot even if our own task is cancelled a second time meanwhile."""

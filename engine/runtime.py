@@ -26,7 +26,6 @@ from engine.types import (
     ModelInfo,
     Phase,
     Prompt,
-    PromptTooLong,
     RequestRejected,
 )
 from engine.watchdog import WatchdogLimits
@@ -229,11 +228,13 @@ class VllmEngine:
         prompts = self._serving(model).prompts
         return await asyncio.get_running_loop().run_in_executor(self._render, prompts.decode, token_ids)
 
+    def check(self, request: GenerationRequest) -> None:
+        """See :meth:`engine.types.Engine.check`."""
+        self._serving(request.model).check(request)
+
     async def run(self, request: GenerationRequest, sink: DeltaSink) -> None:
         """See :meth:`engine.types.Engine.run`."""
         core = self._serving(request.model)
-        self._check_fits(core, request)
-        core.prompts.check_ids(request.prompt.token_ids)
         self._running += 1
         self._idle.clear()
         try:
@@ -262,13 +263,3 @@ class VllmEngine:
 
     def _retry_after(self) -> float:
         return 15.0 if self._now() in (Phase.STARTING, Phase.RESTARTING) else 5.0
-
-    @staticmethod
-    def _check_fits(core: EngineCore, request: GenerationRequest) -> None:
-        count = len(request.prompt.token_ids)
-        if count == 0:
-            raise RequestRejected("The prompt is empty.", param="prompt")
-        if count >= core.context_length:
-            raise PromptTooLong(prompt_tokens=count, limit=core.context_length)
-        if count + request.sampling.max_tokens > core.context_length:
-            raise PromptTooLong(prompt_tokens=count, limit=core.context_length, max_tokens=request.sampling.max_tokens)

@@ -11,13 +11,11 @@ from engine.types import RequestRejected, Sampling
 INT64_MAX = 2**63 - 1
 
 
-def to_vllm(sampling: Sampling, *, stream: bool, vocab_size: int) -> SamplingParams:
-    """Build ``SamplingParams`` for one request.
+def to_vllm(sampling: Sampling, *, stream: bool) -> SamplingParams:
+    """Build ``SamplingParams`` for one request that passed :func:`check_bounds`.
 
-    Integers are bounded here once more: one beyond int64 passes vLLM's own validation, fails in msgpack and
-    leaks an entry of its output processor. Raises :class:`RequestRejected` naming the field.
+    Raises :class:`RequestRejected` naming the field, if vLLM does not take it.
     """
-    _check_bounds(sampling, vocab_size)
     try:
         return _build(sampling, stream)
     except VLLMClientError as error:
@@ -48,7 +46,12 @@ def _build(sampling: Sampling, stream: bool) -> SamplingParams:
     )
 
 
-def _check_bounds(sampling: Sampling, vocab_size: int) -> None:
+def check_bounds(sampling: Sampling, vocab_size: int) -> None:
+    """Refuse what vLLM would let through and then fail on. Raises :class:`RequestRejected` naming the field.
+
+    An integer beyond int64 passes vLLM's own validation, fails in msgpack and leaks an entry of its output
+    processor; a bias on an id outside the vocabulary fails inside the engine core.
+    """
     for name in ("n", "max_tokens", "top_k", "seed"):
         value = getattr(sampling, name)
         if value is not None and not -INT64_MAX <= value <= INT64_MAX:

@@ -230,6 +230,9 @@ class Engine(Protocol):
     async def detokenize(self, model: str, token_ids: Sequence[int]) -> str:
         """The text of token ids. Raises :class:`RequestRejected` for an id outside the vocabulary."""
 
+    def check(self, request: GenerationRequest) -> None:
+        """Raise :class:`RequestRejected` if ``run`` could never serve this: length, vocabulary, bounds. Cheap."""
+
     async def run(self, request: GenerationRequest, sink: DeltaSink) -> None:
         """Generate, pushing to ``sink``; returns after every choice's finish delta was pushed.
 

@@ -146,4 +146,3 @@ def _authentication(settings: Settings) -> Finding:
 
 def _total_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-

@@ -8,6 +8,7 @@ it into the OpenAI error body (https://platform.openai.com/docs/guides/error-cod
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Mapping
 from typing import Final
 
@@ -82,7 +83,9 @@ class ApiError(Exception):
         """Response headers that belong to the error itself (not content-length or request id)."""
         out = [(b"content-type", b"application/json")]
         if self.retry_after is not None:
-            out.append((b"retry-after", b"%d" % max(1, math.ceil(self.retry_after))))
+            # Spread, so that those who were refused together do not come back together.
+            seconds = max(1, math.ceil(self.retry_after))
+            out.append((b"retry-after", b"%d" % (seconds + random.randint(0, seconds // 4))))  # noqa: S311
         elif 400 <= self.status < 500:
             out.append((b"x-should-retry", b"false"))
         if self.close:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, Final
 
 from gateway.access.principal import Principal
@@ -32,6 +32,7 @@ class Exchange:
         "_receive",
         "_task",
         "error_code",
+        "labels",
         "life",
         "model",
         "path_rest",
@@ -57,6 +58,7 @@ class Exchange:
         self.path_rest = ""
         self.principal: Principal | None = None
         self.model: str | None = None
+        self.labels: Mapping[str, str] = {}
         self.life: Life | None = None
         self.tokens: tuple[int, int] = (0, 0)
         self.streaming = False

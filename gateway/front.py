@@ -101,6 +101,7 @@ def _entry(exchange: Exchange, route: str, status: int, outcome: str, code: str 
         ttft_ms=None if ttft is None else ttft * 1000,
         client_ip=client[0] if client else None,
         code=code,
+        labels=exchange.labels or None,
     )
 
 

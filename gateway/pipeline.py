@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
@@ -131,8 +132,9 @@ class Pipeline:
         model = self._resolve(request.model, principal)
         exchange.model = model.id
         exchange.streaming = request.stream
+        exchange.labels = request.labels()
         try:
-            async with asyncio.timeout(deadline):
+            async with asyncio.timeout(deadline - (time.monotonic() - exchange.received)):
                 prompts = await self._render(surface, request)
                 job = self._plan(surface, request, prompts, model, exchange.life.request_id)
                 lease = await self._reserve(exchange, principal, job)
@@ -168,10 +170,13 @@ class Pipeline:
         explicit = request.requested_max_tokens is not None
         try:
             samplings = [_fit(sampling, len(prompt.token_ids), model.context_length, explicit) for prompt in prompts]
-        except PromptTooLong as error:
+            encoder = surface.encoder(request, response_id, prompts)
+            job = Job(request, response_id, prompts, samplings, encoder, surface.prompt_param)
+            for index in range(len(prompts)):
+                self._engine.check(_generation(job, index))
+        except EngineError as error:
             raise from_engine(error, prompt_param=surface.prompt_param) from error
-        encoder = surface.encoder(request, response_id, prompts)
-        return Job(request, response_id, prompts, samplings, encoder, surface.prompt_param)
+        return job
 
     async def _reserve(self, exchange: Exchange, principal: Principal, job: Job[Any]) -> Lease:
         assert exchange.route is not None

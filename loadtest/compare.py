@@ -32,6 +32,7 @@ DIRECT: Final = "direct"
 TITLES: Final = {name: system.title for name, system in SYSTEMS.items()} | {
     DIRECT: "AsyncLLM called directly, no HTTP, prompt already tokenised: TTFT only"
 }
+WITHOUT_MODEL: Final = frozenset(name for name, system in SYSTEMS.items() if not system.has_model)
 START_TIMEOUT: Final = 150.0
 QUIET_LOAD: Final = 0.5
 
@@ -152,9 +153,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (StartError, InvalidRunError) as error:
         _progress(f"compare.py: {error}")
         return 2
-    print(f"{describe(facts)}\n\n{render(results, titles=TITLES)}")
+    report = render(results, titles=TITLES, alone=WITHOUT_MODEL)
+    print(f"{describe(facts)}\n\n{report}")
     if options.markdown:
-        options.markdown.write_text(page(results, facts, work, titles=TITLES, rounds=options.rounds), "utf-8")
+        options.markdown.write_text(page(report, facts, work, rounds=options.rounds), "utf-8")
     if options.json:
         _write_json(options.json, results, facts, work)
     return int(options.check and not all(verdict.met for verdict in results.verdicts()))

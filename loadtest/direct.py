@@ -20,7 +20,7 @@ async def _ttft(engine: Any, token_ids: list[int], tokens: int, request_id: str)
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
-    sampling = SamplingParams(max_tokens=tokens, ignore_eos=True, output_kind=RequestOutputKind.DELTA)
+    sampling = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True, output_kind=RequestOutputKind.DELTA)
     sent, first = perf_counter(), 0.0
     async for _ in engine.generate({"prompt_token_ids": token_ids}, sampling, request_id):
         first = first or perf_counter()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from loadtest.machine import describe
-from loadtest.report import Results, render
 from loadtest.systems import ENGINE_ARGUMENTS, ENVIRONMENT
 from loadtest.workload import Workload
 
@@ -39,10 +38,8 @@ How each figure is taken: [loadtest/README.md](../loadtest/README.md).
 """
 
 
-def page(
-    results: Results, facts: Mapping[str, object], work: Workload, *, titles: Mapping[str, str], rounds: int
-) -> str:
-    """The page as Markdown."""
+def page(report: str, facts: Mapping[str, object], work: Workload, *, rounds: int) -> str:
+    """The page as Markdown around a rendered ``report``."""
     return _PAGE.format(
         machine=describe(facts).replace("\n", "  \n"),
         rounds=rounds,
@@ -54,7 +51,7 @@ def page(
         singles=work.single_streams,
         arguments=_listed(ENGINE_ARGUMENTS),
         environment=_listed(ENVIRONMENT),
-        report=render(results, titles=titles),
+        report=report,
     )
 
 

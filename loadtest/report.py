@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -111,11 +111,14 @@ class Results:
         return paired_ratio(ours, theirs) if goal.how == "ratio" else paired_difference(ours, theirs)
 
 
-def render(results: Results, *, titles: Mapping[str, str], baseline: str = "vllm") -> str:
-    """The whole report as plain text: medians over rounds with (minimum - maximum)."""
+def render(results: Results, *, titles: Mapping[str, str], baseline: str = "vllm", alone: Collection[str] = ()) -> str:
+    """The whole report as plain text: medians over rounds with (minimum - maximum).
+
+    Systems in ``alone`` have no model behind them; their figures are shown but not set in relation to ``baseline``.
+    """
     parts = [_legend(results, titles), _figures(results)]
     if baseline in results.systems:
-        parts.append(_ratios(results, baseline))
+        parts.append(_ratios(results, baseline, alone))
     if verdicts := results.verdicts():
         parts.append(_targets(verdicts))
     return "\n\n".join(part for part in parts if part)
@@ -133,8 +136,9 @@ def _figures(results: Results) -> str:
     return _table(lines)
 
 
-def _ratios(results: Results, baseline: str) -> str:
-    others = [system for system in results.systems if system != baseline and results.samples(system, "tokens_per_s")]
+def _ratios(results: Results, baseline: str, leave_out: Collection[str]) -> str:
+    skipped = {baseline, *leave_out}
+    others = [name for name in results.systems if name not in skipped and results.samples(name, "tokens_per_s")]
     if not others:
         return ""
     labels = {row.key: row.label.strip() for row in ROWS}

@@ -203,7 +203,6 @@ class HttpConnection(asyncio.Protocol):
         self._peer_closes = not head.keep_alive
         self._body = body = RequestBody(head, self._shared.bounds)
         self._cycle = cycle = RequestCycle(self._shared, self, self._transport, head, body)
-        cycle.paused = self._write_paused
         if body.complete:
             self.deadline = _NEVER
         else:

@@ -35,7 +35,8 @@ class AccessEntry(msgspec.Struct, frozen=True, gc=False):
     """One finished request. ``ts`` is Unix seconds at its end; durations are milliseconds since it was received.
 
     ``route`` is the route's template, ``principal`` the public id of the caller, ``outcome`` one of completed,
-    cancelled, error or rejected. Token counts are None where no model ran.
+    cancelled, error or rejected. Token counts are None where no model ran. ``labels`` are the caller's own (``user``,
+    ``metadata``).
     """
 
     ts: float
@@ -53,6 +54,7 @@ class AccessEntry(msgspec.Struct, frozen=True, gc=False):
     ttft_ms: float | None = None
     client_ip: str | None = None
     code: str | None = None
+    labels: Mapping[str, str] | None = None
 
 
 class LogEntry(msgspec.Struct, frozen=True):
@@ -217,6 +219,7 @@ class _AccessLine(msgspec.Struct):
     duration_ms: float
     client_ip: str | None
     code: str | None
+    labels: dict[str, str] | None
 
 
 class _LogLine(msgspec.Struct, omit_defaults=True):
@@ -278,6 +281,7 @@ def _access_line(entry: AccessEntry) -> _AccessLine:
         duration_ms=round(entry.duration_ms, 3),
         client_ip=_optional(entry.client_ip),
         code=_optional(entry.code),
+        labels=None if entry.labels is None else {_field(name): _field(text) for name, text in entry.labels.items()},
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Final, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, PlainValidator, ValidationError
@@ -144,6 +145,12 @@ class ChatCompletionRequest(GenerationFields):
     def sampled_logprobs(self) -> int | None:
         """Alternatives per token in the answer, or None for no log probabilities."""
         return self.top_logprobs or 0 if self.logprobs else None
+
+    def labels(self) -> Mapping[str, str]:
+        """See :meth:`GenerationFields.labels`; labels of ``metadata`` keep their names under ``metadata.``."""
+        identifier = {} if self.safety_identifier is None else {"safety_identifier": self.safety_identifier}
+        metadata = {f"metadata.{name}": value for name, value in (self.metadata or {}).items()}
+        return {**super().labels(), **identifier, **metadata}
 
     def chat_messages(self) -> list[ChatMessage]:
         """The conversation as the engine takes it."""

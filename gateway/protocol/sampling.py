@@ -207,6 +207,10 @@ class GenerationFields(BaseModel):
         """Alternatives per token in the answer, or None for no log probabilities."""
         return None
 
+    def labels(self) -> Mapping[str, str]:
+        """What the caller wants to find in the access log again."""
+        return {} if self.user is None else {"user": self.user}
+
     def to_sampling(self, bounds: RequestBounds) -> Sampling:
         """What the engine needs. ``max_tokens`` is clamped to the server's bound, not yet to the context."""
         wanted = self.requested_max_tokens or self.default_max_tokens or bounds.max_tokens

@@ -66,6 +66,15 @@ def test_the_report_shows_medians_extremes_ratios_and_targets() -> None:
     assert "met" in report
 
 
+def test_a_system_without_a_model_is_not_set_in_relation_to_one_with() -> None:
+    compared = results(("sluice", figures()), ("vllm", figures()), ("direct", figures(tokens_per_s=77.0)))
+    report = render(compared, titles=TITLES, alone={"direct"})
+    assert "77" in report
+    (heading,) = [line for line in report.splitlines() if line.startswith("ratio to vllm")]
+    assert "sluice" in heading
+    assert "direct" not in heading
+
+
 def test_a_figure_that_was_not_taken_is_a_dash() -> None:
     report = render(results(("direct", {"ttft1_p50_ms": 4.0})), titles=TITLES)
     line = next(line for line in report.splitlines() if "tokens/s" in line)
@@ -73,8 +82,7 @@ def test_a_figure_that_was_not_taken_is_a_dash() -> None:
 
 
 def test_the_page_says_what_was_run_and_what_came_of_it() -> None:
-    compared = results(("sluice", figures(cpu_us_per_token=12.5)))
-    written = page(compared, machine_facts(), Workload(streams_each=7), titles=TITLES, rounds=1)
+    written = page("tokens/s 12.5", machine_facts(), Workload(streams_each=7), rounds=1)
     assert "7 streams of 128 tokens" in written
     assert "`max_model_len=1024`" in written
     assert "12.5" in written

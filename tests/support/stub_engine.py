@@ -166,6 +166,11 @@ class StubEngine:
         await self._slowly(model)
         return toy_model.decode(token_ids)
 
+    def check(self, request: GenerationRequest) -> None:
+        self._check_model(request.model)
+        _check_integers(request)
+        _check_length(request, self.config.context_length)
+
     async def run(self, request: GenerationRequest, sink: DeltaSink) -> None:
         running = self._admit(request, sink)
         try:
@@ -221,9 +226,7 @@ class StubEngine:
             raise RequestRejected("no such model", param="model")
 
     def _admit(self, request: GenerationRequest, sink: DeltaSink) -> _Running:
-        self._check_model(request.model)
-        _check_integers(request)
-        _check_length(request, self.config.context_length)
+        self.check(request)
         if self.phase is not Phase.READY:
             raise EngineUnavailable(f"the engine is {self.phase.value}")
         if self.faults.overload is not None or len(self._waiting) >= self.config.max_waiting:

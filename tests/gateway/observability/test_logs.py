@@ -43,6 +43,7 @@ ENTRY = AccessEntry(
     completion_tokens=5,
     ttft_ms=1.23456,
     client_ip="127.0.0.1",
+    labels={"user": "u\n1"},
 )
 
 
@@ -99,6 +100,7 @@ def test_an_access_line_has_every_field(captured: Captured) -> None:
             "duration_ms": 12.346,
             "client_ip": "127.0.0.1",
             "code": None,
+            "labels": {"user": "u\\n1"},
         }
     ]
 
