@@ -167,7 +167,10 @@ class Pipeline:
         self, surface: Surface[T], request: T, prompts: Sequence[Prompt], model: ModelInfo, response_id: str
     ) -> Job[T]:
         sampling = request.to_sampling(self._policy.bounds)
-        explicit = request.requested_max_tokens is not None
+        # A wish above the server's bound was clamped, so what is left of it is not the caller's own number any more.
+        explicit = (
+            request.requested_max_tokens or self._policy.bounds.max_tokens + 1
+        ) <= self._policy.bounds.max_tokens
         try:
             samplings = [_fit(sampling, len(prompt.token_ids), model.context_length, explicit) for prompt in prompts]
             encoder = surface.encoder(request, response_id, prompts)

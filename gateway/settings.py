@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 PREFIX: Final = "SLUICE_"
 #: Variables of ours that are not settings: they find the settings, or belong to set-up and engine processes.
@@ -92,7 +92,7 @@ class Settings(BaseSettings):
     dev: bool = Field(False, description="Development: makes a key on first run, text logs, /docs.")
     state_dir: Path = Field(Path(".sluice"), description="Where the ledger and the development key live.")
     cache_dir: Path | None = Field(None, description="Where converted sample models are kept.")
-    allowed_hosts: list[str] | None = Field(
+    allowed_hosts: Annotated[list[str] | None, NoDecode] = Field(
         None, description="Accepted Host headers; default: loopback names when listening on loopback, else any."
     )
     drain_timeout: float = Field(30.0, ge=0, description="Seconds that streams get to finish after SIGTERM.")
@@ -119,6 +119,22 @@ class Settings(BaseSettings):
         """Flags and file arrive merged by :func:`load` as init values of two layers; environment lies between."""
         flags, file = _split_layers(init_settings)
         return (_Layer(settings_cls, flags), env_settings, _Layer(settings_cls, file))
+
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _split_hosts(cls, value: Any) -> Any:
+        """The environment gives one string: a JSON list, or names between commas."""
+        if not isinstance(value, str):
+            return value
+        return yaml.safe_load(value) if value.startswith("[") else [name.strip() for name in value.split(",")]
+
+    @field_validator("engine", mode="before")
+    @classmethod
+    def _read_numbers(cls, value: Any) -> Any:
+        """The environment gives text; vLLM wants numbers and booleans."""
+        if not isinstance(value, dict):
+            return value
+        return {name: yaml.safe_load(each) if isinstance(each, str) else each for name, each in value.items()}
 
     def static_key(self) -> str | None:
         """The configured key, if any. Raises :class:`SettingsError` for a file that cannot be used."""
