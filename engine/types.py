@@ -17,6 +17,8 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+import msgspec
+
 FinishReason = Literal["stop", "length"]
 
 
@@ -70,8 +72,7 @@ class GenerationFailed(EngineError):
     """The engine ended this one generation with an error; others are not affected."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sampling:
+class Sampling(msgspec.Struct, frozen=True, gc=False):
     """How to sample. Bounds are checked at the wire; every integer here fits an int64.
 
     ``max_tokens`` is in tokens per choice. ``logprobs`` is the number of alternatives per token

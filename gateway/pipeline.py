@@ -6,8 +6,10 @@ import asyncio
 import time
 from collections.abc import Awaitable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
+
+from msgspec import structs
 
 from engine.types import Engine, EngineError, GenerationRequest, ModelInfo, Prompt, PromptTooLong, Sampling
 from gateway.access.identify import Identity, require_scope
@@ -138,8 +140,12 @@ class Pipeline:
                 prompts = await self._render(surface, request)
                 job = self._plan(surface, request, prompts, model, exchange.life.request_id)
                 lease = await self._reserve(exchange, principal, job)
-                await self._guard_input(exchange, principal, surface, request)
-                await self._admitted(exchange, exchange.life, principal, job, lease)
+                try:
+                    await self._guard_input(exchange, principal, surface, request)
+                    await self._admitted(exchange, exchange.life, principal, job)
+                finally:
+                    # Nothing was used by a request that was not admitted.
+                    lease.settle(prompt_tokens=exchange.tokens[0], completion_tokens=exchange.tokens[1])
         except TimeoutError:
             raise self._too_late(exchange) from None
 
@@ -196,9 +202,7 @@ class Pipeline:
 
     # -- admitted: from here on the request is accounted for ------------------------------------------------------
 
-    async def _admitted(
-        self, exchange: Exchange, life: Life, principal: Principal, job: Job[Any], lease: Lease
-    ) -> None:
+    async def _admitted(self, exchange: Exchange, life: Life, principal: Principal, job: Job[Any]) -> None:
         meter = Meter(lambda: self._first_token(exchange, life))
         completed = False
         self._admission.enter()
@@ -225,7 +229,6 @@ class Pipeline:
             self._metrics.request_settled(job.request.model, job.prompt_tokens, meter.tokens)
             if completed:
                 life.completed(completion_tokens=meter.tokens, finish_reasons=tuple(meter.finish_reasons))
-            await asyncio.shield(lease.settle(prompt_tokens=job.prompt_tokens, completion_tokens=meter.tokens))
 
     def _first_token(self, exchange: Exchange, life: Life) -> None:
         life.first_token()
@@ -270,7 +273,7 @@ def _fit(sampling: Sampling, prompt_tokens: int, context: int, explicit: bool) -
         return sampling
     if explicit:
         raise PromptTooLong(prompt_tokens=prompt_tokens, limit=context, max_tokens=sampling.max_tokens)
-    return replace(sampling, max_tokens=room)
+    return structs.replace(sampling, max_tokens=room)
 
 
 def _generation(job: Job[Any], index: int) -> GenerationRequest:

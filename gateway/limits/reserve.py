@@ -19,8 +19,8 @@ class LimitClass(enum.Enum):
 class Lease(Protocol):
     """What one admitted request holds until it ends."""
 
-    async def settle(self, *, prompt_tokens: int, completion_tokens: int) -> None:
-        """Give back what was reserved and not used. Called exactly once."""
+    def settle(self, *, prompt_tokens: int, completion_tokens: int) -> None:
+        """Give back what was reserved and not used. Called exactly once; must not block or fail."""
 
 
 class Limits(Protocol):
@@ -33,7 +33,7 @@ class Limits(Protocol):
 
 
 class _NoLease:
-    async def settle(self, *, prompt_tokens: int, completion_tokens: int) -> None:
+    def settle(self, *, prompt_tokens: int, completion_tokens: int) -> None:
         """Nothing was reserved."""
 
 
