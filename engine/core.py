@@ -78,7 +78,7 @@ class EngineCore:
         self._tokenizer = llm.get_tokenizer()
         self._hotpath = HotPath(llm, self.watchdog.sign_of_life)
         self._histograms = batch_token_histograms(llm)
-        self._generations: dict[str, Generation] = {}
+        self._generations: set[Generation] = set()
         self._probe: asyncio.Task[None] | None = None
         self._finishes: deque[float] = deque([time.monotonic()], maxlen=RATE_SAMPLES)
         self._closing: set[asyncio.Task[None]] = set()
@@ -148,7 +148,7 @@ class EngineCore:
         self.check(request)
         params = to_vllm(request.sampling, stream=request.stream)
         generation = Generation(sink, self._tokenizer, request.sampling.logprobs, asyncio.get_running_loop())
-        self._generations[request.request_id] = generation
+        self._generations.add(generation)
         internal_id = None
         try:
             internal_id = await self._submit(request, params, generation, sink)
@@ -158,7 +158,7 @@ class EngineCore:
             await self._abort(request.request_id)
             raise
         finally:
-            del self._generations[request.request_id]
+            self._generations.discard(generation)
             if internal_id is not None:
                 self._hotpath.remove(internal_id)
 
@@ -198,7 +198,7 @@ class EngineCore:
 
     def fail_all(self, reason: str, *, only_waiting: bool = False) -> None:
         """End running generations (or only those without a token yet) with :class:`EngineUnavailable`."""
-        for generation in list(self._generations.values()):
+        for generation in list(self._generations):
             if not (only_waiting and generation.started):
                 generation.fail(EngineUnavailable(reason))
 

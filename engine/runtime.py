@@ -216,6 +216,8 @@ class VllmEngine:
     async def render_chat(self, model: str, messages: Sequence[ChatMessage]) -> Prompt:
         """See :meth:`engine.types.Engine.render_chat`."""
         prompts = self._serving(model).prompts
+        if prompts.is_quick(messages):
+            return prompts.chat(messages)
         return await asyncio.get_running_loop().run_in_executor(self._render, prompts.chat, messages)
 
     async def tokenize(self, model: str, text: str, *, keep_text: bool = False) -> Prompt:

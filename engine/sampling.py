@@ -54,7 +54,7 @@ def check_bounds(sampling: Sampling, vocab_size: int) -> None:
     """
     for name in ("n", "max_tokens", "top_k", "seed"):
         value = getattr(sampling, name)
-        if value is not None and not -INT64_MAX <= value <= INT64_MAX:
+        if value is not None and not -INT64_MAX - 1 <= value <= INT64_MAX:
             raise RequestRejected(f"Invalid '{name}': out of range.", param=name)
     for token_id in sampling.logit_bias or ():
         if not 0 <= token_id < vocab_size:

@@ -95,3 +95,7 @@ def _or_explain(action: Callable[[], T]) -> T:
 def main() -> None:
     """Entry point of the ``sluice`` command."""
     app(prog_name="sluice", args=sys.argv[1:])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from engine import config
+from engine.config import EngineConfig, check_environment, check_versions, engine_arguments, prepare_environment
+from engine.types import EngineUnavailable, RequestRejected, Sampling
+
+
+def test_the_installed_version_is_the_tested_one() -> None:
+    check_versions()
+
+
+@pytest.mark.parametrize("found", ["0.33.0", "0.31.1+cpu", None])
+def test_other_versions_are_refused(monkeypatch: pytest.MonkeyPatch, found: str | None) -> None:
+    monkeypatch.setattr(config, "_installed", lambda _: found)
+    with pytest.raises(EngineUnavailable, match="install"):
+        check_versions()
+
+
+@pytest.mark.parametrize("value", ["1", "true"])
+def test_unsafe_switches_are_refused(value: str) -> None:
+    with pytest.raises(EngineUnavailable, match="VLLM_SERVER_DEV_MODE"):
+        check_environment({"VLLM_SERVER_DEV_MODE": value})
+    check_environment({"VLLM_SERVER_DEV_MODE": "0"})
+
+
+def test_the_operators_environment_wins() -> None:
+    environ = {"VLLM_NO_USAGE_STATS": "0"}
+    prepare_environment(environ, model_is_local=True)
+    assert environ["VLLM_NO_USAGE_STATS"] == "0"
+    assert environ["HF_HUB_OFFLINE"] == "1"
+    remote: dict[str, str] = {}
+    prepare_environment(remote, model_is_local=False)
+    assert "HF_HUB_OFFLINE" not in remote
+
+
+def test_the_operators_arguments_win(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1"))
+    (tmp_path / "config.json").write_text('{"max_position_embeddings": 131072}')
+    defaults = engine_arguments(EngineConfig(str(tmp_path), "m"))
+    assert defaults["max_model_len"] == 8192
+    assert 0 < defaults["gpu_memory_utilization"] <= 0.9
+    mine = {"max_model_len": 64, "enforce_eager": False, "model": "ignored"}
+    chosen = engine_arguments(EngineConfig(str(tmp_path), "m", mine))
+    assert (chosen["max_model_len"], chosen["enforce_eager"]) == (64, False)
+    assert chosen["model"] == str(tmp_path)
+
+
+@pytest.mark.parametrize("field", ["max_tokens", "seed", "top_k"])
+def test_integers_beyond_int64_never_reach_the_engine(field: str) -> None:
+    from engine.sampling import check_bounds
+
+    sampling = Sampling(**{"max_tokens": 1, field: 2**70})
+    with pytest.raises(RequestRejected) as caught:
+        check_bounds(sampling, 100)
+    assert caught.value.param == field
+
+
+def test_greedy_choices_are_drawn_greedily() -> None:
+    from engine.sampling import to_vllm
+
+    params = to_vllm(Sampling(max_tokens=1, n=2, temperature=0.0), stream=False)
+    assert (params.top_k, params.temperature) == (1, 1.0)
+    assert to_vllm(Sampling(max_tokens=1, temperature=0.0), stream=False).temperature == 0.0
