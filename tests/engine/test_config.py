@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,7 +55,8 @@ def test_the_operators_arguments_win(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_integers_beyond_int64_never_reach_the_engine(field: str) -> None:
     from engine.sampling import check_bounds
 
-    sampling = Sampling(**{"max_tokens": 1, field: 2**70})
+    values: dict[str, Any] = {"max_tokens": 1, field: 2**70}
+    sampling = Sampling(**values)
     with pytest.raises(RequestRejected) as caught:
         check_bounds(sampling, 100)
     assert caught.value.param == field

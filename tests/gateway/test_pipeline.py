@@ -160,7 +160,7 @@ async def test_a_batch_is_one_request(stub: Live) -> None:
 
 
 async def test_one_failed_prompt_ends_the_batch_once(tmp_path: Path) -> None:
-    engine = StubEngine(StubConfig(step_seconds=0.01), Faults(fail_requests={2}, fail_after_tokens=2))
+    engine = StubEngine(StubConfig(step_seconds=0.01), Faults(fail_requests=frozenset({2}), fail_after_tokens=2))
     async with running(engine, tmp_path) as live:
         recorder = Recorder()
         body = {"model": "stub", "prompt": ["one", "two", "three"], "max_tokens": 3000, "ignore_eos": True}
@@ -193,7 +193,7 @@ async def test_what_is_reserved_is_settled_once_on_every_path(tmp_path: Path, mo
         original(self, **{**parts, "limits": limits})
 
     monkeypatch.setattr(Pipeline, "__init__", with_limits)
-    engine = StubEngine(StubConfig(step_seconds=0.01), Faults(fail_requests={2}))
+    engine = StubEngine(StubConfig(step_seconds=0.01), Faults(fail_requests=frozenset({2})))
     async with running(engine, tmp_path) as live:
         client = client_of(live)
         await client.post(CHAT, {**BODY, "ignore_eos": True})
@@ -221,7 +221,7 @@ async def test_chaos(tmp_path: Path, seed: int) -> None:
     import random
 
     luck = random.Random(seed)
-    engine = StubEngine(StubConfig(step_seconds=0.002), Faults(fail_requests={luck.randint(1, 60) for _ in range(4)}))
+    engine = StubEngine(StubConfig(step_seconds=0.002), Faults(fail_requests=frozenset(luck.choices(range(60), k=4))))
     async with running(engine, tmp_path) as live:
         recorder = Recorder()
         client = client_of(live, recorder)

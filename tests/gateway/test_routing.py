@@ -32,7 +32,7 @@ def route(path: str = "/v1/x", method: str = "GET", **declared: Any) -> Route:
     ],
 )
 def test_a_hole_in_a_declaration_stops_the_start(declared: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="declare|needs"):
+    with pytest.raises(ValueError, match=r"declare|needs"):
         RouteTable([route(**declared)])
 
 
@@ -47,9 +47,21 @@ def test_found() -> None:
 
 @pytest.mark.parametrize(
     "path",
-    [b"", b"/", b"/v1/models/", b"//v1/models", b"/v1/models//", b"/v1/models/../x", b"/v1/models/%2e%2e", b"/V1/models",
-     b"/v1/models/a%00", b"/v1/models/\xff", b"/v1/models/%ff", b"/v1/models/a%0d%0ab"],
-)  # fmt: skip
+    [
+        b"",
+        b"/",
+        b"/v1/models/",
+        b"//v1/models",
+        b"/v1/models//",
+        b"/v1/models/../x",
+        b"/v1/models/%2e%2e",
+        b"/V1/models",
+        b"/v1/models/a%00",
+        b"/v1/models/\xff",
+        b"/v1/models/%ff",
+        b"/v1/models/a%0d%0ab",
+    ],
+)
 def test_anything_else_is_404(path: bytes) -> None:
     with pytest.raises(ApiError) as caught:
         TABLE.find("GET", path)
@@ -63,13 +75,16 @@ def test_wrong_method() -> None:
     assert (b"allow", b"POST") in caught.value.headers()
 
 
+def found(path: bytes) -> tuple[Route, str] | None:
+    try:
+        return TABLE.find("GET", path)
+    except ApiError:
+        return None
+
+
 @given(st.binary(max_size=60))
 def test_no_path_breaks_the_table(path: bytes) -> None:
-    try:
-        found, rest = TABLE.find("GET", path)
-    except ApiError as error:
-        assert error.status in (404, 405)
-    else:
-        assert found in TABLE.routes
-        assert ".." not in rest.split("/")
-        assert rest.isprintable()
+    if (route_and_rest := found(path)) is not None:
+        assert route_and_rest[0] in TABLE.routes
+        assert ".." not in route_and_rest[1].split("/")
+        assert route_and_rest[1].isprintable()
