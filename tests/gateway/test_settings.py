@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from gateway.app import http_bounds, identity
+from gateway.settings import Settings, SettingsError, load
+
+ROOT = Path(__file__).parents[2]
+
+
+def file_with(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "sluice.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_flags_beat_environment_beats_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = file_with(tmp_path, "host: file\nport: 1\ndrain_timeout: 1\nhttp: {max_headers: 7}\n")
+    monkeypatch.setenv("SLUICE_PORT", "2")
+    monkeypatch.setenv("SLUICE_DRAIN_TIMEOUT", "2")
+    monkeypatch.setenv("SLUICE_HTTP__IDLE_TIMEOUT", "5")
+    settings = load(path, {"drain_timeout": 3})
+    assert (settings.host, settings.port, settings.drain_timeout) == ("file", 2, 3)
+    assert (settings.http.max_headers, settings.http.idle_timeout) == (7, 5)
+
+
+def test_text_of_the_environment_becomes_what_vllm_wants(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLUICE_ENGINE__MAX_MODEL_LEN", "1024")
+    monkeypatch.setenv("SLUICE_ENGINE__ENFORCE_EAGER", "true")
+    monkeypatch.setenv("SLUICE_ENGINE__DTYPE", "bfloat16")
+    monkeypatch.setenv("SLUICE_ALLOWED_HOSTS", "a.example, b.example")
+    settings = load()
+    assert settings.engine == {"max_model_len": 1024, "enforce_eager": True, "dtype": "bfloat16"}
+    assert settings.allowed_hosts == ["a.example", "b.example"]
+
+
+def test_empty_variables_are_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLUICE_API_KEY", "")
+    assert load().static_key() is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("hots: x", "hots: unknown setting"),
+        ("http: {nope: 1}", "http.nope: unknown setting"),
+        ("port: many", "port"),
+        ("api_key: sk-x", "secrets do not belong"),
+        ("- a", "expected a mapping"),
+        ("a: [", "not YAML"),
+    ],
+)
+def test_files_that_are_wrong_are_named(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        load(file_with(tmp_path, text))
+
+
+def test_a_missing_file_and_an_unknown_variable_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SettingsError, match=r"nowhere\.yaml"):
+        load(tmp_path / "nowhere.yaml")
+    monkeypatch.setenv("SLUICE_PROT", "1")
+    with pytest.raises(SettingsError, match="SLUICE_PROT"):
+        load()
+
+
+def test_keys_come_from_files_too_and_are_never_printed(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("sk-from-file\n")
+    settings = load(flags={"api_key_file": tmp_path / "key"})
+    assert settings.static_key() == "sk-from-file"
+    assert "sk-secret" not in load(flags={"api_key": "sk-secret"}).printable()
+    (tmp_path / "key").write_text("\n")
+    with pytest.raises(SettingsError, match="is empty"):
+        settings.static_key()
+    with pytest.raises(SettingsError, match="api_key_file"):
+        load(flags={"api_key_file": tmp_path / "none"}).static_key()
+
+
+def test_nobody_said_who_may_come_in() -> None:
+    with pytest.raises(SettingsError, match="no authentication"):
+        identity(load())
+    assert identity(load(flags={"allow_no_auth": True}))
+
+
+@pytest.mark.parametrize(
+    ("host", "hosts"),
+    [
+        ("127.0.0.1", ("localhost", "127.0.0.1", "[::1]", "127.0.0.1")),
+        ("localhost", ("localhost", "127.0.0.1", "[::1]", "localhost")),
+        ("0.0.0.0", None),
+    ],
+)
+def test_loopback_answers_to_loopback_names_only(host: str, hosts: tuple[str, ...] | None) -> None:
+    assert http_bounds(load(flags={"host": host})).allowed_hosts == hosts
+    assert http_bounds(load(flags={"host": host, "allowed_hosts": ["x"]})).allowed_hosts == ("x",)
+
+
+def named(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str | None]]:
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from named(kind, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", field.description
+
+
+def test_every_setting_is_documented() -> None:
+    page = (ROOT / "docs" / "configuration.md").read_text()
+    for name, description in named(Settings):
+        assert description, name
+        assert f"| `{name}` |" in page, f"{name}: run scripts/settings_table.py"
+        assert description in page, f"{name}: run scripts/settings_table.py"
