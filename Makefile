@@ -1,6 +1,7 @@
 # Two commands matter: `make serve` and `make test`. Both do their own set-up.
 .DEFAULT_GOAL := help
 .PHONY: help setup serve test test-fast lint types contracts check bench lock clean
+.NOTPARALLEL:
 SHELL := /bin/bash
 BIN := .venv/bin
 
@@ -10,11 +11,13 @@ help: ## Show this list
 setup: ## Make the environment for tests and development
 	@scripts/setup.sh dev
 
-serve: ## Set up, prepare the sample model and serve it on 127.0.0.1:8000
+# `exec`: nothing stands between make and the server. A terminal's Ctrl-C reaches it once; a SIGTERM to make alone is
+# passed on by make.
+serve: ## Set up, prepare the sample model and serve it on 127.0.0.1:8000 (settings: SLUICE_*)
 	@scripts/setup.sh serve
 	@exec $(BIN)/sluice serve --dev
 
-test: setup ## Set up and run every test
+test: setup ## Set up and run every test (PYTEST_ARGS=...)
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 test-fast: setup ## Only the tests that need no engine
@@ -32,7 +35,7 @@ contracts: setup ## Who may import whom
 
 check: lint types contracts test ## Everything that CI runs
 
-bench: setup ## Measure Sluice and its peers on this machine (about ten minutes)
+bench: setup ## Measure Sluice and its peers on this machine, about ten minutes (BENCH_ARGS=...)
 	@$(BIN)/python loadtest/compare.py $(BENCH_ARGS)
 
 lock: setup ## Write the locks in requirements/ anew

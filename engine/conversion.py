@@ -1,8 +1,9 @@
 """GGUF -> Hugging Face directory, in a process of its own: ``python -m engine.conversion SOURCE TARGET``.
 
-Prints ``fraction stage`` lines on standard output. Only for the Llama architecture with a byte-level BPE tokeniser,
-which is what the embedded sample model is. Formats: ggml's gguf specification; weight names and the order of query
-and key rows as llama.cpp's converter writes them.
+Prints ``fraction stage`` lines on standard output and ends when its standard input does: with whoever started it.
+Only for the Llama architecture with SmolLM's byte-level BPE tokenizer, which is what the embedded sample model is.
+Formats: ggml's gguf specification; weight names and the order of query and key rows as llama.cpp's
+``convert_hf_to_gguf.py`` writes them. torch and transformers stay out: together they take longer than the work.
 """
 
 from __future__ import annotations
@@ -10,9 +11,16 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+from engine.bfloat16 import Bfloat16File, to_bfloat16
+
+if TYPE_CHECKING:
+    from numpy import float32
+    from numpy.typing import NDArray
 
 Progress = Callable[[str, float], None]
 
@@ -28,29 +36,33 @@ _BLOCK_NAMES: Final = {
     "ffn_down": "mlp.down_proj",
 }
 _TOP_NAMES: Final = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+_CONTROL: Final = 3  # gguf.TokenType.CONTROL
 
 
 def convert(source: Path, target: Path, progress: Progress) -> None:
     """Write the model in the GGUF file ``source`` to the existing directory ``target`` as bfloat16.
 
-    Raises ValueError for an architecture other than Llama.
+    Raises ValueError for another architecture or tokenizer, OSError when ``target`` cannot be written.
     """
     from gguf import GGUFReader
 
     progress("reading", 0.0)
     reader = GGUFReader(source)
-    values = {
-        name: field.contents() for name, field in reader.fields.items() if not name.startswith("tokenizer.ggml.t")
-    }
-    if values["general.architecture"] != "llama":
-        raise ValueError(f"cannot convert the architecture {values['general.architecture']}")
+    values = {name: field.contents() for name, field in reader.fields.items()}
+    _check("architecture", values["general.architecture"], "llama")
+    _check("tokenizer", (values["tokenizer.ggml.model"], values["tokenizer.ggml.pre"]), ("gpt2", "smollm"))
     config = model_config(values, tied=all(tensor.name != "output.weight" for tensor in reader.tensors))
     _write_json(target / "config.json", config)
     _write_json(target / "generation_config.json", _generation_config(config))
+    progress("tokenizer", 0.05)
+    _write_tokenizer(target, values)
     _write_weights(reader.tensors, config, target / "model.safetensors", progress)
-    progress("tokenizer", 0.85)
-    _write_tokenizer(source, target, values)
     progress("done", 1.0)
+
+
+def _check(what: str, found: object, expected: object) -> None:
+    if found != expected:
+        raise ValueError(f"cannot convert the {what} {found}")
 
 
 def model_config(values: dict[str, Any], *, tied: bool) -> dict[str, Any]:
@@ -93,52 +105,100 @@ def hf_name(name: str) -> str:
 
 
 def _write_weights(tensors: Any, config: dict[str, Any], path: Path, progress: Progress) -> None:
-    from safetensors.torch import save_file
+    # GGUF counts dimensions from the innermost one.
+    shapes = {hf_name(tensor.name): tuple(int(n) for n in reversed(tensor.shape)) for tensor in tensors}
+    total = done = sum(int(tensor.n_elements) for tensor in tensors)
+    with Bfloat16File(path, shapes) as file:
+        for tensor in tensors:
+            file.write(to_bfloat16(_weight(tensor, config)))
+            done -= int(tensor.n_elements)
+            progress("weights", 0.1 + 0.9 * (1 - done / total))
 
-    weights = {}
-    for done, (name, weight) in enumerate(_weights(tensors, config), start=1):
-        weights[name] = weight
-        progress("weights", 0.05 + 0.7 * done / len(tensors))
-    progress("writing", 0.78)
-    save_file(weights, path, metadata={"format": "pt"})
 
-
-def _weights(tensors: Any, config: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    import torch
+def _weight(tensor: Any, config: dict[str, Any]) -> NDArray[float32]:
     from gguf import dequantize
 
     heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
-    for tensor in tensors:
-        weight = torch.from_numpy(dequantize(tensor.data, tensor.tensor_type).copy())
-        kind = tensor.name.split(".")[-2]
-        if kind in heads:
-            weight = _unpermute(weight, heads[kind])
-        yield hf_name(tensor.name), weight.to(torch.bfloat16).contiguous()
+    weight: NDArray[float32] = dequantize(tensor.data, tensor.tensor_type)
+    kind = tensor.name.split(".")[-2]
+    return _unpermute(weight, heads[kind]) if kind in heads else weight
 
 
-def _unpermute(weight: Any, heads: int) -> Any:
+def _unpermute(weight: NDArray[float32], heads: int) -> NDArray[float32]:
     """Undo llama.cpp's interleaving of the two halves of rotary dimensions in query and key rows."""
     rows, columns = weight.shape
     return weight.reshape(heads, rows // heads // 2, 2, columns).swapaxes(1, 2).reshape(rows, columns)
 
 
-def _write_tokenizer(source: Path, target: Path, values: dict[str, Any]) -> None:
-    from transformers import AutoTokenizer
+def _write_tokenizer(target: Path, values: dict[str, Any]) -> None:
+    tokens = values["tokenizer.ggml.tokens"]
+    kinds = values["tokenizer.ggml.token_type"]
+    special = [token for token, kind in zip(tokens, kinds, strict=True) if kind == _CONTROL]
+    smollm_tokenizer(tokens, values["tokenizer.ggml.merges"], special).save(str(target / "tokenizer.json"))
+    named = {
+        f"{role}_token": tokens[values[f"tokenizer.ggml.{role if role != 'unk' else 'unknown'}_token_id"]]
+        for role in ("bos", "eos", "unk")
+    }
+    named["pad_token"] = tokens[values.get("tokenizer.ggml.padding_token_id", values["tokenizer.ggml.eos_token_id"])]
+    config = {
+        **named,
+        "add_bos_token": values["tokenizer.ggml.add_bos_token"],
+        "add_prefix_space": values["tokenizer.ggml.add_space_prefix"],
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": values["llama.context_length"],
+        # Takes tokenizer.json as it is; GPT2Tokenizer would put a pre-tokenizer of its own in its place.
+        "tokenizer_class": "PreTrainedTokenizerFast",
+    }
+    _write_json(target / "tokenizer_config.json", config)
+    (target / "chat_template.jinja").write_text(values["tokenizer.chat_template"], "utf-8")
 
-    tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
-    tokenizer.model_max_length = values["llama.context_length"]
-    tokenizer.save_pretrained(target)
+
+def smollm_tokenizer(tokens: list[str], merges: list[str], special: list[str]) -> Any:
+    """The ``tokenizers.Tokenizer`` that GGUF names "smollm" (llama.cpp, src/llama-vocab.cpp).
+
+    Every digit stands alone before GPT-2's split sees the text. transformers' GGUF loader ignores the name and leaves
+    the digits out: white space before a number then becomes other tokens than the model was trained on.
+    """
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    pairs = [(left, right) for left, _, right in (merge.partition(" ") for merge in merges)]
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=pairs))
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=True, use_regex=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), byte_level])
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in special])
+    return tokenizer
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", "utf-8")
 
 
+def _end_with_parent() -> None:
+    # A parent killed outright cannot tell us; the kernel closes its end of the pipe.
+    def watch() -> None:
+        os.read(0, 1)  # not sys.stdin: its lock, held here, would abort the interpreter's own end
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _print(stage: str, fraction: float) -> None:
+    sys.stdout.write(f"{fraction:.4f} {stage}\n")
+    sys.stdout.flush()
+
+
 def main() -> None:
-    """Convert the file named first into the directory named second."""
-    os.environ["HF_HUB_OFFLINE"] = "1"
+    """Convert the file named first into the directory named second; what went wrong is one line and status 1."""
     source, target = map(Path, sys.argv[1:3])
-    convert(source, target, lambda stage, fraction: print(f"{fraction:.3f} {stage}", flush=True))  # noqa: T201
+    _end_with_parent()
+    try:
+        convert(source, target, _print)
+    except OSError as error:
+        sys.exit(error.strerror or str(error))
+    except (ValueError, KeyError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
 
 
 if __name__ == "__main__":

@@ -227,7 +227,7 @@ class EngineCore:
         await shutdown
 
     def _shutdown(self) -> None:
-        if self.dead:
-            self.processes.kill()
+        if self.dead or self.watchdog.hangs():
+            self.processes.kill()  # it would not listen
         self._llm.shutdown(timeout=SHUTDOWN_SECONDS)
         self.processes.kill()

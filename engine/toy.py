@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from filecmp import cmp
 from pathlib import Path
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
@@ -13,9 +14,9 @@ def make_toy_model(directory: Path, default_model: Path) -> Path:
     """Write a random Llama (3.2 M parameters, bfloat16, always the same) to ``directory``.
 
     ``default_model`` is the directory of the embedded model, whose tokenizer is copied. Idempotent: a directory that
-    has its ``config.json``, which is written last, is left as it is.
+    has this tokenizer and its ``config.json``, which is written last, is left as it is.
     """
-    if (directory / "config.json").is_file():
+    if (directory / "config.json").is_file() and _same_tokenizer(directory, default_model):
         return directory
     import torch
     from safetensors.torch import save_file
@@ -28,6 +29,10 @@ def make_toy_model(directory: Path, default_model: Path) -> Path:
     save_file(_weights(config, torch.Generator().manual_seed(0)), directory / "model.safetensors", {"format": "pt"})
     (directory / "config.json").write_text(json.dumps(config, indent=2), "utf-8")
     return directory
+
+
+def _same_tokenizer(one: Path, other: Path) -> bool:
+    return cmp(one / "tokenizer.json", other / "tokenizer.json", shallow=False)
 
 
 _SHAPE = {

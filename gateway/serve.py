@@ -8,6 +8,7 @@ import os
 import secrets
 import signal
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ EXIT_OK = 0
 EXIT_FAILED = 1
 #: Seconds that an orderly stop may take before the process leaves anyway.
 STOP_SECONDS = 15.0
+#: Seconds in which the same signal again is an echo of the first.
+ECHO_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,11 @@ def run(settings: Settings) -> int:
             "no authentication is configured: set SLUICE_API_KEY or api_key_file, use --dev to have a key made, "
             "or --allow-no-auth to serve everyone"
         )
-    served = _resolve_model(settings)
+    try:
+        served = _resolve_model(settings)
+    except EngineUnavailable as error:
+        sys.stderr.write(f"sluice: {error}\n")
+        return EXIT_FAILED
     metrics = Metrics()
     logs = _install_logs(settings, metrics)
     try:
@@ -90,9 +97,9 @@ def _with_development_key(settings: Settings) -> tuple[Settings, Path | None]:
 def _resolve_model(settings: Settings) -> Served:
     if settings.model is None:
         # Only now: the converter's libraries are heavy, and most deployments bring their own model.
-        from engine.samples import DEFAULT_MODEL_ID, ensure_default_model
+        from engine.samples import DEFAULT_MODEL_ID, default_cache_root, ensure_default_model
 
-        cache = settings.cache_dir or default_cache()
+        cache = settings.cache_dir or default_cache_root()
         with progress_bar("preparing the sample model") as progress:
             path = ensure_default_model(cache, progress)
         return Served(str(path), settings.served_model_name or DEFAULT_MODEL_ID)
@@ -103,12 +110,6 @@ def _resolve_model(settings: Settings) -> Served:
     if path.expanduser().is_dir():
         return Served(str(path.expanduser()), name)
     return Served(settings.model, settings.served_model_name or settings.model)
-
-
-def default_cache() -> Path:
-    """Where converted models are kept unless `cache_dir` says otherwise."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "sluice"
 
 
 def _install_logs(settings: Settings, metrics: Metrics) -> Logs:
@@ -157,12 +158,12 @@ async def _serve(
     except AddressUnavailableError as error:
         raise SettingsError(f"host, port: {error}") from None
     try:
-        return await _live(gateway, stop, lambda: _announce(settings, served, port, made_key))
+        return await _live(gateway, stop, lambda: _announce(settings, served, port, made_key), engine.kill)
     finally:
         await _stop_or_leave(gateway)
 
 
-async def _live(gateway: Gateway, stop: _Stop, announce: Callable[[], None]) -> int:
+async def _live(gateway: Gateway, stop: _Stop, announce: Callable[[], None], kill: Callable[[], None]) -> int:
     starting = asyncio.ensure_future(gateway.start_engine())
     stopping = asyncio.ensure_future(stop.first.wait())
     await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -183,6 +184,8 @@ async def _live(gateway: Gateway, stop: _Stop, announce: Callable[[], None]) -> 
     draining = asyncio.ensure_future(gateway.drain())
     hurry = asyncio.ensure_future(stop.second.wait())
     await asyncio.wait({draining, hurry}, return_when=asyncio.FIRST_COMPLETED)
+    if stop.second.is_set():
+        kill()
     for task in (draining, hurry):
         task.cancel()
     return EXIT_OK
@@ -197,21 +200,30 @@ async def _stop_or_leave(gateway: Gateway) -> None:
 
 
 class _Stop:
-    """The first signal asks for an orderly end, the second for an immediate one."""
+    """The first signal asks for an orderly end, the second for an immediate one.
 
-    def __init__(self) -> None:
+    The same signal again within :data:`ECHO_SECONDS` is not a second one: when a whole process group is told to end
+    (``timeout``, systemd), ``make serve`` gets the signal too and passes it on.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.first = asyncio.Event()
         self.second = asyncio.Event()
+        self._clock = clock
+        self._earlier: tuple[int, float] | None = None
 
     def listen(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._received)
+            loop.add_signal_handler(number, self.received, number)
 
-    def _received(self) -> None:
-        if self.first.is_set():
+    def received(self, number: int) -> None:
+        now = self._clock()
+        if self._earlier is None:
+            self._earlier = number, now
+            self.first.set()
+        elif number != self._earlier[0] or now - self._earlier[1] > ECHO_SECONDS:
             self.second.set()
-        self.first.set()
 
 
 def _engine_version() -> str:

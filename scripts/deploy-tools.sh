@@ -23,7 +23,7 @@ run_pip() {
         return
     fi
     local candidate
-    for candidate in "${UV:-}" uv .venv/bin/uv .cache/uv/bin/uv; do
+    for candidate in "${UV:-}" .cache/bootstrap/bin/uv uv; do
         if [[ -n $candidate ]] && command -v "$candidate" >/dev/null; then
             "$candidate" tool run pip "$@"
             return

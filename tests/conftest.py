@@ -30,10 +30,9 @@ async def stub(tmp_path: Path) -> AsyncIterator[Live]:
 @pytest.fixture(scope="session")
 def default_model() -> Path:
     """The embedded model, converted once and kept in the user's cache."""
-    from engine.samples import ensure_default_model
-    from gateway.serve import default_cache
+    from engine.samples import default_cache_root, ensure_default_model
 
-    return ensure_default_model(default_cache(), None)
+    return ensure_default_model(default_cache_root(), None)
 
 
 @pytest.fixture(scope="session")

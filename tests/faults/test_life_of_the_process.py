@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from gateway.serve import ECHO_SECONDS
 from tests.faults.processes import KEY, Server, gone, serving
 from tests.support.client import Client, Stream
 
@@ -106,6 +107,7 @@ def test_f58_a_second_signal_stops_at_once(toy_model: Path, tmp_path: Path) -> N
         server.wait_for(lambda: _in_flight(server) >= 1, 20)
         server.signal(signal.SIGTERM)
         server.wait_for(lambda: server.status("/readyz") == 503, 5)
+        time.sleep(2 * ECHO_SECONDS)  # sooner it would be an echo
         server.signal(signal.SIGTERM)
         assert server.process.wait(20) == 0
         assert gone(family, 5)
