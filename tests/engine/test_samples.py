@@ -23,7 +23,14 @@ MAKE += "print(ensure_default_model(Path(sys.argv[1])))"
 
 def start_making(cache: Path, *, start_new_session: bool = False) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", MAKE, str(cache)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=start_new_session)
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=start_new_session,
+        # A suite that runs in the background inherits SIGINT as ignored, which a terminal's programs never see.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
 
 
 def part_directories(cache: Path) -> list[Path]:
