@@ -17,10 +17,12 @@ serve: ## Set up, prepare the sample model and serve it on 127.0.0.1:8000 (setti
 	@scripts/setup.sh serve
 	@exec $(BIN)/sluice serve --dev
 
-test: setup ## Set up and run every test (PYTEST_ARGS=...)
+test: setup ## Set up and run every test (PYTEST_ARGS=...); installs PostgreSQL and Redis where they are missing
+	@scripts/test-services.sh
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 test-fast: setup ## Only the tests that need no engine
+	@scripts/test-services.sh
 	@$(BIN)/python -m pytest -m "not engine and not slow" $(PYTEST_ARGS)
 
 lint: setup ## Style

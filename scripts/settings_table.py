@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args, get_origin
+
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
@@ -12,13 +14,24 @@ def rows(model: type[BaseModel], prefix: str = "") -> list[str]:
     """One Markdown row per setting, sections after the plain ones."""
     plain, sections = [], []
     for name, field in model.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            sections += ["", f"## `{prefix}{name}`", "", kind.__doc__ or "", "", *HEAD, *rows(kind, f"{prefix}{name}.")]
-        else:
+        section, suffix = _section(field.annotation)
+        path = f"{prefix}{name}{suffix}"
+        if section is not None:
+            sections += ["", f"## `{path}`", "", section.__doc__ or "", "", *HEAD, *rows(section, f"{path}.")]
+        if section is None or suffix:
             default = "" if field.default in (None, PydanticUndefined) else f"`{field.default}`"
             plain.append(f"| `{prefix}{name}` | {default} | {field.description} |")
     return plain + sections
+
+
+def _section(kind: object) -> tuple[type[BaseModel] | None, str]:
+    """The section behind a setting's type, and how its own settings are reached: directly, by index or by name."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return kind, ""
+    inner = get_args(kind)
+    if inner and isinstance(inner[-1], type) and issubclass(inner[-1], BaseModel):
+        return inner[-1], "[]" if get_origin(kind) is list else ".NAME"
+    return None, ""
 
 
 HEAD = ["| setting | default | meaning |", "| --- | --- | --- |"]
