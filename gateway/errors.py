@@ -17,6 +17,8 @@ import msgspec
 from engine import types as engine
 
 MAX_MESSAGE_BYTES: Final = 1024
+#: Seconds added to Retry-After at most, so that those who were refused together do not come back together.
+MAX_SPREAD: Final = 3
 
 INVALID_REQUEST: Final = "invalid_request_error"
 PERMISSION: Final = "permission_error"
@@ -83,9 +85,8 @@ class ApiError(Exception):
         """Response headers that belong to the error itself (not content-length or request id)."""
         out = [(b"content-type", b"application/json")]
         if self.retry_after is not None:
-            # Spread, so that those who were refused together do not come back together.
             seconds = max(1, math.ceil(self.retry_after))
-            out.append((b"retry-after", b"%d" % (seconds + random.randint(0, seconds // 4))))  # noqa: S311
+            out.append((b"retry-after", b"%d" % (seconds + random.randint(0, min(seconds // 4, MAX_SPREAD)))))  # noqa: S311
         elif 400 <= self.status < 500:
             out.append((b"x-should-retry", b"false"))
         if self.close:
@@ -216,3 +217,69 @@ def from_engine(error: engine.EngineError, *, prompt_param: str) -> ApiError:
             )
         case _:
             return ApiError(500, "The generation failed.", code="generation_failed", type=SERVER)
+
+
+def auth_unavailable(retry_after: float) -> ApiError:
+    """The key may be right: what it must be compared with cannot be read now. 503, never a false 401."""
+    return ApiError(
+        503,
+        "The API key cannot be checked right now. Try again later.",
+        code="auth_unavailable",
+        type=SERVER,
+        retry_after=retry_after,
+    )
+
+
+def store_unavailable(retry_after: float) -> ApiError:
+    """The database of keys, usage and audit is away: 503."""
+    return ApiError(
+        503,
+        "The store is not available right now. Try again later.",
+        code="store_unavailable",
+        type=SERVER,
+        retry_after=retry_after,
+    )
+
+
+def key_not_found() -> ApiError:
+    """No key with this public id: 404."""
+    return ApiError(404, "No such API key.", code="key_not_found", param="id")
+
+
+def key_revoked() -> ApiError:
+    """A revoked key stays as it is: 409."""
+    return ApiError(409, "The API key was revoked, which is final.", code="key_revoked", param="id")
+
+
+def beyond_own_powers(param: str) -> ApiError:
+    """A caller would hand out more than it has: 403 that names the field."""
+    return ApiError(
+        403,
+        f"This key may not give more than it has itself: '{param}'.",
+        code="insufficient_scope",
+        param=param,
+        type=PERMISSION,
+        headers={"www-authenticate": 'Bearer realm="sluice", error="insufficient_scope"'},
+    )
+
+
+def invalid_token() -> ApiError:
+    """A bearer token that is not to be believed, for whatever reason: 401."""
+    return ApiError(
+        401,
+        "The bearer token is not valid.",
+        code="invalid_token",
+        headers={"www-authenticate": 'Bearer realm="sluice", error="invalid_token"'},
+    )
+
+
+def token_expired() -> ApiError:
+    """A bearer token that was good once: 401."""
+    return ApiError(
+        401,
+        "The bearer token has expired. Get a new one and try again.",
+        code="token_expired",
+        headers={
+            "www-authenticate": 'Bearer realm="sluice", error="invalid_token", error_description="The token expired"'
+        },
+    )

@@ -1,4 +1,4 @@
-"""From request headers to a principal. The first kind of identity is one static key."""
+"""From request headers to a principal: one static key, the keys of the store, JWTs, or all of them together."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ import secrets
 from collections.abc import Sequence
 from typing import Final, Protocol
 
-from gateway.access.principal import Principal, Scope
+from gateway.access.principal import ALL_SCOPES, Principal, Scope
 from gateway.errors import ApiError, invalid, invalid_api_key, missing_api_key
 
 Headers = Sequence[tuple[bytes, bytes]]
 
-ALL_SCOPES: Final = frozenset(Scope)
 # RFC 6750 section 2.1: exactly one space, then b64token.
 _BEARER: Final = re.compile(rb"[Bb][Ee][Aa][Rr][Ee][Rr] ([A-Za-z0-9\-._~+/]+=*)\Z")
 
@@ -39,6 +38,32 @@ def bearer_token(headers: Headers) -> bytes:
     return match[1]
 
 
+class TokenIdentity(Protocol):
+    """Tells who holds a bearer token."""
+
+    def identify_token(self, token: bytes) -> Principal | None:
+        """The principal behind ``token``; None if it does not have the form of a token of this kind.
+
+        Raises :class:`ApiError` 401, or 503 where what the token must be compared with is away.
+        """
+
+
+class Identities:
+    """Several kinds of token together: each is judged by the first of ``kinds`` whose form it has, and by no other."""
+
+    def __init__(self, kinds: Sequence[TokenIdentity]) -> None:
+        self._kinds = tuple(kinds)
+
+    def identify(self, headers: Headers) -> Principal:
+        """See :class:`Identity`."""
+        token = bearer_token(headers)
+        for kind in self._kinds:
+            principal = kind.identify_token(token)
+            if principal is not None:
+                return principal
+        raise invalid_api_key()
+
+
 class StaticKey:
     """One configured key with every scope. Only a keyed hash of it is kept in memory."""
 
@@ -49,9 +74,14 @@ class StaticKey:
 
     def identify(self, headers: Headers) -> Principal:
         """See :class:`Identity`. Takes the same time for every wrong key."""
-        if not hmac.compare_digest(self._hash(bearer_token(headers)), self._digest):
+        principal = self.identify_token(bearer_token(headers))
+        if principal is None:
             raise invalid_api_key()
-        return self._principal
+        return principal
+
+    def identify_token(self, token: bytes) -> Principal | None:
+        """See :class:`TokenIdentity`: any other text may be a token of another kind."""
+        return self._principal if hmac.compare_digest(self._hash(token), self._digest) else None
 
     def _hash(self, key: bytes) -> bytes:
         return hashlib.blake2b(key, key=self._pepper, digest_size=32).digest()

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.access.identify import NoAuth, StaticKey, require_scope
+from gateway.access.identify import Identities, NoAuth, StaticKey, require_scope
 from gateway.access.principal import Principal, Scope
-from gateway.errors import ApiError
+from gateway.errors import ApiError, auth_unavailable, invalid_token
 
 KEY = "sk-abc-0123456789"
 IDENTITY = StaticKey(KEY)
@@ -63,3 +63,64 @@ def test_scopes() -> None:
         "permission_error",
     )
     assert "inference" in caught.value.body.message
+
+
+# -- several kinds of token -------------------------------------------------------------------------------------------
+
+
+class Kind:
+    """Knows one token; anything else with its prefix is refused with ``error``, the rest is not of its kind."""
+
+    def __init__(self, prefix: bytes, error: Exception | None = None) -> None:
+        self._prefix = prefix
+        self._error = error or invalid_token()
+        self.asked: list[bytes] = []
+
+    def identify_token(self, token: bytes) -> Principal | None:
+        self.asked.append(token)
+        if not token.startswith(self._prefix):
+            return None
+        if token == self._prefix + b"-good":
+            return Principal(token.decode(), frozenset())
+        raise self._error
+
+
+def bearer(token: str) -> list[tuple[bytes, bytes]]:
+    return [(b"authorization", b"Bearer " + token.encode())]
+
+
+def test_each_kind_judges_its_own_tokens() -> None:
+    first, second = Kind(b"a"), Kind(b"b")
+    identities = Identities([first, StaticKey(KEY), second])
+    assert identities.identify(bearer("a-good")).id == "a-good"
+    assert identities.identify(bearer("b-good")).id == "b-good"
+    assert identities.identify(bearer(KEY)).id == "static"
+    assert second.asked == [b"b-good"]
+
+
+def test_a_refusal_is_final() -> None:
+    """No other kind gets to see a token that one has refused."""
+    first, second = Kind(b"a"), Kind(b"")
+    with pytest.raises(ApiError) as caught:
+        Identities([first, second]).identify(bearer("a-bad"))
+    assert caught.value.code == "invalid_token"
+    assert second.asked == []
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), ValueError("a bug"), auth_unavailable(1), KeyError("kid")])
+def test_whatever_breaks_lets_nobody_in(error: Exception) -> None:
+    second = Kind(b"")
+    with pytest.raises(type(error)) as caught:
+        Identities([Kind(b"a", error), second]).identify(bearer("a-bad"))
+    assert caught.value is error
+    assert second.asked == []
+
+
+def test_a_token_of_no_kind() -> None:
+    for kinds in ([], [Kind(b"a")], [StaticKey(KEY)]):
+        with pytest.raises(ApiError) as caught:
+            Identities(kinds).identify(bearer("unknown"))
+        assert (caught.value.status, caught.value.code) == (401, "invalid_api_key")
+    with pytest.raises(ApiError) as caught:
+        Identities([Kind(b"")]).identify([])
+    assert caught.value.code == "missing_api_key"

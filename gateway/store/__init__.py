@@ -1,0 +1,1 @@
+"""What outlives the process and is shared by replicas: keys, usage, audit."""
