@@ -3,37 +3,76 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from gateway.access.principal import Principal
 
+Headers = Sequence[tuple[bytes, bytes]]
+
 
 class LimitClass(enum.Enum):
-    """What a route counts as. Every route declares one."""
+    """What a route counts as. Every route declares one.
+
+    ``REQUEST`` counts against requests per minute only; ``GENERATION`` against everything.
+    """
 
     NONE = "none"
     REQUEST = "request"
     GENERATION = "generation"
 
 
-class Lease(Protocol):
-    """What one admitted request holds until it ends."""
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What one request asks for. ``tokens`` is the most it can cost: its prompts plus max_tokens of every choice.
 
-    def settle(self, *, prompt_tokens: int, completion_tokens: int) -> None:
-        """Give back what was reserved and not used. Called exactly once; must not block or fail."""
+    ``address`` is the caller's, behind trusted proxies; ``model`` None where none is named. ``prompt_param`` is the
+    wire field to blame if the request alone is larger than a limit.
+    """
+
+    request_id: str
+    principal: Principal
+    address: str
+    limit_class: LimitClass
+    model: str | None = None
+    tokens: int = 0
+    prompt_param: str | None = None
+
+
+class Lease(Protocol):
+    """What one request holds until it ends."""
+
+    @property
+    def headers(self) -> Headers:
+        """``x-ratelimit-*`` as of the reservation; empty where nothing is limited."""
+
+    def settle(self, tokens: int) -> None:
+        """Give back what was reserved beyond ``tokens``, and the concurrency. Called once; never blocks or fails."""
 
 
 class Limits(Protocol):
-    """Decides whether a request fits its principal's limits."""
+    """Decides whether a request fits the limits of its principal, address and model."""
 
-    async def reserve(
-        self, principal: Principal, limit_class: LimitClass, *, prompt_tokens: int, max_tokens: int
-    ) -> Lease:
-        """Reserve a request and its tokens at once. Raises :class:`gateway.errors.ApiError` 429."""
+    def known(self, principal: Principal, address: str) -> Headers:
+        """``x-ratelimit-*`` as last seen by this process, without I/O.
+
+        Raises :class:`gateway.errors.ApiError` 429 if a request refused before proves that there is still no room for
+        any: cheap, asked before a body is read.
+        """
+
+    async def reserve(self, demand: Demand) -> Lease:
+        """Reserve everything at once, or nothing.
+
+        Raises :class:`gateway.errors.ApiError`: 429, 400 ``request_exceeds_limit`` for what can never fit, 503 where
+        the limits cannot be checked and the policy is ``closed``.
+        """
 
 
 class _NoLease:
-    def settle(self, *, prompt_tokens: int, completion_tokens: int) -> None:
+    headers: Headers = ()
+
+    def settle(self, tokens: int) -> None:
         """Nothing was reserved."""
 
 
@@ -43,13 +82,10 @@ class Unlimited:
     def __init__(self) -> None:
         self._lease = _NoLease()
 
-    async def reserve(
-        self,
-        principal: Principal,  # noqa: ARG002 - the interface
-        limit_class: LimitClass,  # noqa: ARG002
-        *,
-        prompt_tokens: int,  # noqa: ARG002
-        max_tokens: int,  # noqa: ARG002
-    ) -> Lease:
+    def known(self, principal: Principal, address: str) -> Headers:  # noqa: ARG002 - the interface
+        """See :class:`Limits`."""
+        return ()
+
+    async def reserve(self, demand: Demand) -> Lease:  # noqa: ARG002 - the interface
         """See :class:`Limits`."""
         return self._lease

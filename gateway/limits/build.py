@@ -1,0 +1,40 @@
+"""From settings to limits."""
+
+from __future__ import annotations
+
+from gateway.limits.client import connector
+from gateway.limits.decide import AloneDecider, Decider, LimitObserver, SharedDecider
+from gateway.limits.limiter import RateLimits
+from gateway.limits.link import RedisLink
+from gateway.limits.local import LocalShare
+from gateway.limits.memory import OWN_LEASE_MS, MemoryStore
+from gateway.limits.plan import Bucket, LimitPlan
+from gateway.limits.redis import SCRIPTS, RedisStore
+from gateway.settings import AddressLimitSettings, Settings
+
+
+def build_limits(settings: Settings, observer: LimitObserver) -> RateLimits:
+    """Limits in Redis if there is one, else in memory. Raises :class:`~gateway.settings.SettingsError`."""
+    limits = settings.limits
+    key, address = limits.key.quota(), _bucket(limits.address)
+    plan = LimitPlan(limits.namespace, key, {name: each.quota() for name, each in limits.model.items()}, address)
+    return RateLimits(plan, _decider(settings, plan, observer), default=key, address=address)
+
+
+def _decider(settings: Settings, plan: LimitPlan, observer: LimitObserver) -> Decider:
+    url, limits = settings.redis(), settings.limits
+    if url is None:
+        return AloneDecider(MemoryStore(OWN_LEASE_MS), observer)
+    link = RedisLink(connector(url, timeout=limits.redis_timeout, connect_timeout=1.0), SCRIPTS, limits.redis_timeout)
+    return SharedDecider(
+        RedisStore(link, plan, int(limits.lease_seconds * 1000)),
+        LocalShare(limits.replicas),
+        policy=limits.redis_failure,
+        timeout=limits.redis_timeout,
+        lease_seconds=limits.lease_seconds,
+        observer=observer,
+    )
+
+
+def _bucket(settings: AddressLimitSettings) -> Bucket | None:
+    return None if settings.burst is None else Bucket(settings.burst, settings.per_second)

@@ -1,0 +1,195 @@
+"""The line to Redis: commands of many requests leave together in one pipeline.
+
+No request owns a connection. One writer takes all that wait, sends them, and hands out the replies; a request that is
+cancelled while it waits leaves nothing behind that another one could take for its own reply.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from redis.asyncio import RedisCluster
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    ClusterError,
+    NoPermissionError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+MAX_BATCH: Final = 512
+_CLOSE_SECONDS: Final = 1.0
+
+
+class StoreError(Exception):
+    """The store did not carry a command out. ``reason`` is one of a few fixed words.
+
+    ``fatal``: it said so itself, and would say it again.
+    """
+
+    def __init__(self, reason: str, *, fatal: bool = False) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.fatal = fatal
+
+
+@dataclass(slots=True)
+class _Command:
+    script: str
+    keys: Sequence[str]
+    arguments: str
+    reply: asyncio.Future[Any]
+    tries: int = 0
+    sent: bool = field(default=False)
+
+
+class RedisLink:
+    """``connect`` makes a client; ``scripts`` are the Lua texts by name. Use from one event loop."""
+
+    def __init__(self, connect: Callable[[], Any], scripts: Mapping[str, str], timeout: float) -> None:
+        self._connect = connect
+        self._scripts = scripts
+        self._timeout = timeout
+        self._client: Any = None
+        self._shas: dict[str, str] = {}
+        self._waiting: list[_Command] = []
+        self._wake = asyncio.Event()
+        self._writer: asyncio.Task[None] | None = None
+
+    async def call(self, script: str, keys: Sequence[str], arguments: str) -> Any:
+        """Run a script and wait for its reply, as long as it takes. Raises :class:`StoreError`."""
+        command = _Command(script, keys, arguments, asyncio.get_running_loop().create_future())
+        self._waiting.append(command)
+        if self._writer is None or self._writer.done():
+            self._writer = asyncio.create_task(self._write(), name="limit-store")
+        self._wake.set()
+        return await command.reply
+
+    async def close(self) -> None:
+        """Let go of the connection; commands that wait fail. Idempotent."""
+        if self._writer is not None:
+            self._writer.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._writer
+        self._fail(self._waiting, StoreError("closed"))
+        self._waiting = []
+        await self._drop()
+
+    # -- the writer -------------------------------------------------------------------------------------------------
+
+    async def _write(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._waiting:
+                batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
+                # Who has gone away before anything was sent is not sent at all.
+                batch = [command for command in batch if not command.reply.done()]
+                if batch:
+                    await self._carry_out(batch)
+
+    async def _carry_out(self, batch: list[_Command]) -> None:
+        try:
+            async with asyncio.timeout(4 * self._timeout):
+                await self._load(batch)
+                replies = await self._send(batch)
+        except Exception as error:  # noqa: BLE001 - becomes the error of everybody who waits for this batch
+            await self._drop()
+            self._again_or_fail(batch, as_store_error(error))
+            return
+        for command, reply in zip(batch, replies, strict=True):
+            self._answer(command, reply)
+
+    def _answer(self, command: _Command, reply: Any) -> None:
+        if isinstance(reply, NoScriptError) and command.tries == 0:
+            self._shas.clear()
+            self._again_or_fail([command], as_store_error(reply))
+        elif command.reply.done():
+            return
+        elif isinstance(reply, Exception):
+            command.reply.set_exception(as_store_error(reply))
+        else:
+            command.reply.set_result(reply)
+
+    def _again_or_fail(self, batch: Sequence[_Command], error: StoreError) -> None:
+        """A lost connection may be one that was old: the same commands once more, which are safe to repeat."""
+        once = error.reason in ("connection", "noscript")
+        for command in batch:
+            command.tries += 1
+            if once and command.tries == 1 and not command.reply.done():
+                self._waiting.append(command)
+                self._wake.set()
+            else:
+                self._fail([command], error)
+
+    async def _load(self, batch: Sequence[_Command]) -> None:
+        if self._client is None:
+            self._client = self._connect()
+            self._shas.clear()
+        for name in {command.script for command in batch} - self._shas.keys():
+            self._shas[name] = _text(await self._client.script_load(self._scripts[name]))
+
+    async def _send(self, batch: Sequence[_Command]) -> list[Any]:
+        for command in batch:
+            command.sent = True
+        calls: list[tuple[Any, ...]] = [
+            (self._shas[each.script], len(each.keys), *each.keys, each.arguments) for each in batch
+        ]
+        if isinstance(self._client, RedisCluster):
+            return await asyncio.gather(*(self._client.evalsha(*call) for call in calls), return_exceptions=True)
+        async with self._client.pipeline(transaction=False) as pipeline:
+            for call in calls:
+                pipeline.evalsha(*call)
+            replies: list[Any] = await pipeline.execute(raise_on_error=False)
+            return replies
+
+    async def _drop(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            with suppress(RedisError, OSError, TimeoutError):
+                async with asyncio.timeout(_CLOSE_SECONDS):
+                    await client.aclose()
+
+    @staticmethod
+    def _fail(batch: Sequence[_Command], error: StoreError) -> None:
+        for command in batch:
+            if not command.reply.done():
+                command.reply.set_exception(error)
+
+
+def as_store_error(error: BaseException) -> StoreError:
+    """What went wrong, in one word."""
+    if isinstance(error, StoreError):
+        return error
+    for kinds, reason, fatal in _REASONS:
+        if isinstance(error, kinds):
+            return StoreError(reason, fatal=fatal)
+    if isinstance(error, ResponseError) and str(error).startswith(("MISCONF", "WRONGTYPE", "MOVED", "ASK")):
+        return StoreError("refused", fatal=True)
+    return StoreError("error")
+
+
+_REASONS: Final[tuple[tuple[tuple[type[BaseException], ...], str, bool], ...]] = (
+    ((NoScriptError,), "noscript", False),
+    ((ReadOnlyError,), "readonly", True),
+    ((BusyLoadingError,), "loading", True),
+    ((OutOfMemoryError,), "oom", True),
+    ((NoPermissionError, AuthenticationError), "denied", True),
+    ((RedisTimeoutError, TimeoutError), "timeout", False),
+    ((ClusterError,), "cluster", True),
+    ((RedisConnectionError, OSError), "connection", False),
+)
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode("ascii") if isinstance(value, bytes) else value
