@@ -98,6 +98,7 @@ def engine_arguments(config: EngineConfig) -> dict[str, Any]:
         "prefix_caching_hash_algo": "sha256",
         "max_num_queued_reqs": config.max_queued_requests,
         "enable_log_requests": False,
+        "scheduling_policy": "priority",
         "use_tqdm_on_load": False,
     }
     if on_cpu():

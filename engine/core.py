@@ -73,6 +73,7 @@ class EngineCore:
         self.processes = processes
         self.watchdog = Watchdog(limits, processes.cpu_seconds)
         self.context_length: int = llm.model_config.max_model_len
+        self.slots: int = llm.vllm_config.scheduler_config.max_num_seqs
         self.vocab_size: int = llm.model_config.get_vocab_size()
         self.prompts = PromptBuilder(llm.get_tokenizer(), llm.model_config, self.context_length)
         self._tokenizer = llm.get_tokenizer()
@@ -167,7 +168,11 @@ class EngineCore:
     ) -> str:
         try:
             queue = await self._llm.add_request(
-                request.request_id, tokens_input(list(request.prompt.token_ids)), params, arrival_time=time.time()
+                request.request_id,
+                tokens_input(list(request.prompt.token_ids), cache_salt=request.cache_salt),
+                params,
+                arrival_time=time.time(),
+                priority=request.priority,
             )
         except VLLMClientError as error:
             raise RequestRejected(str(error), param=getattr(error, "parameter", None)) from error
@@ -175,6 +180,9 @@ class EngineCore:
             raise EngineOverloaded(str(error), retry_after=self._wait_estimate()) from error
         except Exception as error:
             raise as_engine_error(error) from error
+        if request.sampling.n > 1 and not request.stream:
+            # The name that vllm/v1/engine/parallel_sampling.py gives it.
+            generation.count_cached_of(self._llm.output_processor.request_states.get(f"0_{queue.request_id}"))
         queue.put = generation.put
         if (early := queue.output) is not None:
             generation.put(early)

@@ -31,7 +31,7 @@ class Generation:
     ``done`` resolves when the last choice finished, or carries the error.
     """
 
-    __slots__ = ("_alternatives", "_sink", "_tokenizer", "done", "started")
+    __slots__ = ("_alternatives", "_first_choice", "_sink", "_tokenizer", "done", "started")
 
     def __init__(
         self, sink: DeltaSink, tokenizer: Any, alternatives: int | None, loop: asyncio.AbstractEventLoop
@@ -39,8 +39,17 @@ class Generation:
         self._sink = sink
         self._tokenizer = tokenizer
         self._alternatives = alternatives or 0
+        self._first_choice: Any = None
         self.done: asyncio.Future[None] = loop.create_future()
         self.started = False
+
+    def count_cached_of(self, first_choice: Any) -> None:
+        """Believe ``first_choice`` (a vLLM ``RequestState`` or None) how much of the prompt was cached.
+
+        Choices of one prompt are requests of their own to vLLM: the later ones find what the first has just computed.
+        Given together at the end they carry the count of whichever ended last.
+        """
+        self._first_choice = first_choice
 
     def put(self, output: RequestOutput | Exception) -> None:
         """Take one output or error from vLLM. Never raises: the caller serves every other request too."""
@@ -60,7 +69,10 @@ class Generation:
         if isinstance(output, Exception):
             self.fail(output)
             return
-        self.started = True
+        if not self.started:
+            self.started = True
+            if cached := (self._first_choice or output).num_cached_tokens:
+                self._sink.cached(cached)
         for choice in output.outputs:
             self._sink.delta(self._delta(choice))
         if output.finished:

@@ -19,6 +19,9 @@ class _QueueSink:
     def delta(self, delta: Delta) -> None:
         self._queue.put_nowait(delta)
 
+    def cached(self, tokens: int) -> None:
+        """A delta has no place for it."""
+
 
 async def pull(engine: Engine, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
     """Deltas of ``engine.run`` in order. Closing the generator (use ``contextlib.aclosing``) aborts the request."""

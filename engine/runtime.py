@@ -57,6 +57,7 @@ class VllmEngine:
         self._core: EngineCore | None = None
         self._failures: deque[float] = deque()
         self._restarts = 0
+        self._slots = 0
         self._running = 0
         self._draining = False
         self._idle = asyncio.Event()
@@ -85,6 +86,10 @@ class VllmEngine:
             restarts=self._restarts,
             detail=self._detail,
         )
+
+    def slots(self) -> int:
+        """See :class:`engine.types.Engine`."""
+        return self._slots
 
     @property
     def core(self) -> EngineCore | None:
@@ -149,6 +154,7 @@ class VllmEngine:
             log.exception("the engine did not start")
             raise EngineUnavailable(f"the engine did not start: {error}") from error
         self._core = core
+        self._slots = core.slots
 
     def _build(self, limits: WatchdogLimits) -> EngineCore:
         return EngineCore.build(engine_arguments(self._config), limits)

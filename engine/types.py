@@ -107,7 +107,9 @@ class Prompt:
 class GenerationRequest:
     """One generation of ``sampling.n`` choices. ``request_id`` is made by the gateway, never by a client.
 
-    ``stream``: deltas as they come; otherwise exactly one final :class:`Delta` per choice.
+    ``stream``: deltas as they come; otherwise exactly one final :class:`Delta` per choice. Of those that wait for the
+    engine, the lowest ``priority`` is first; it fits an int64. Only requests of equal ``cache_salt`` share cached
+    prompts.
     """
 
     request_id: str
@@ -115,6 +117,8 @@ class GenerationRequest:
     prompt: Prompt
     sampling: Sampling
     stream: bool
+    priority: int = 0
+    cache_salt: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +160,9 @@ class DeltaSink(Protocol):
 
     def delta(self, delta: Delta) -> None:
         """Any other gain."""
+
+    def cached(self, tokens: int) -> None:
+        """``tokens`` of the prompt were found in the prefix cache. At most once, before the first gain."""
 
 
 class Phase(enum.Enum):
@@ -212,6 +219,9 @@ class Engine(Protocol):
 
     def state(self) -> EngineState:
         """The engine now."""
+
+    def slots(self) -> int:
+        """Sequences that the engine batches at once; 0 before its first start."""
 
     async def start(self) -> None:
         """Load the model; returns when it can serve. Raises :class:`EngineUnavailable` if it cannot."""

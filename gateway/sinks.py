@@ -17,13 +17,14 @@ MAX_PENDING_BYTES = 256 * 1024
 
 
 class Meter:
-    """Counts what one request generated; ``on_first`` is called at its first token."""
+    """Counts what one request generated, and the ``cached`` tokens of its prompts; ``on_first``: at its first token."""
 
-    __slots__ = ("_on_first", "finish_reasons", "tokens")
+    __slots__ = ("_on_first", "cached", "finish_reasons", "tokens")
 
     def __init__(self, on_first: Callable[[], None]) -> None:
         self._on_first = on_first
         self.tokens = 0
+        self.cached = 0
         self.finish_reasons: list[FinishReason] = []
 
     def count(self, tokens: int) -> None:
@@ -86,6 +87,10 @@ class StreamSink:
             self._hold(delta)
         else:
             self._write(delta)
+
+    def cached(self, tokens: int) -> None:
+        """See :class:`engine.types.DeltaSink`."""
+        self._meter.cached += tokens
 
     def tick(self, now: float, interval: float) -> None:
         """Send a comment after ``interval`` seconds of silence: proxies and clients see that somebody is there."""
@@ -155,6 +160,10 @@ class WholeSink:
             self._reasons[delta.index] = delta.finish_reason
             self._meter.finished(delta.finish_reason)
 
+    def cached(self, tokens: int) -> None:
+        """See :class:`engine.types.DeltaSink`."""
+        self._meter.cached += tokens
+
     def choices(self) -> list[Choice]:
         """All choices; call when the generation is over."""
         return [
@@ -180,3 +189,7 @@ class OffsetSink:
         """See :class:`engine.types.DeltaSink`."""
         delta.index += self._offset
         self._sink.delta(delta)
+
+    def cached(self, tokens: int) -> None:
+        """See :class:`engine.types.DeltaSink`."""
+        self._sink.cached(tokens)

@@ -31,10 +31,11 @@ def sse(payload: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of a whole request, over all its prompts and choices."""
+    """Tokens of a whole request, over all its prompts and choices. ``cached_tokens`` are among ``prompt_tokens``."""
 
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int = 0
 
     def wire(self) -> dict[str, Any]:
         """As OpenAI sends it."""
@@ -42,6 +43,7 @@ class Usage:
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
             "total_tokens": self.prompt_tokens + self.completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
         }
 
 

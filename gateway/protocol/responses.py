@@ -37,12 +37,19 @@ class ChoiceLogprobs(_Answer):
     refusal: list[TokenLogprob] | None = Field(description="Always null.")
 
 
+class PromptTokensDetails(_Answer):
+    """Where the prompt's tokens came from."""
+
+    cached_tokens: int = Field(ge=0, description="Found in the prefix cache.")
+
+
 class Usage(_Answer):
     """Tokens used, over all choices."""
 
     prompt_tokens: int = Field(ge=0, description="Tokens of the prompt or prompts.")
     completion_tokens: int = Field(ge=0, description="Tokens generated, over all choices.")
     total_tokens: int = Field(ge=0, description="The sum of both.")
+    prompt_tokens_details: PromptTokensDetails = Field(description="Of the prompt's tokens.")
 
 
 class AssistantMessage(_Answer):

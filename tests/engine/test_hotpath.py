@@ -18,6 +18,7 @@ BUCKETS = (0.01, 0.025, 0.05, 0.1, 1.0)
 class Sink:
     def __init__(self) -> None:
         self.plain = 0
+        self.cached_tokens = 0
         self.tokens = 0
         self.pieces: list[str] = []
         self.reason: str | None = None
@@ -29,6 +30,9 @@ class Sink:
     def delta(self, delta: Delta) -> None:
         self.reason = delta.finish_reason or self.reason
         self._add(delta.text, delta.tokens)
+
+    def cached(self, tokens: int) -> None:
+        self.cached_tokens = tokens
 
     def _add(self, text: str, tokens: int) -> None:
         self.pieces.append(text)

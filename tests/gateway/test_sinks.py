@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from engine.types import Delta
 from gateway.protocol.encode import ChatEncoder, Usage
-from gateway.sinks import MAX_PENDING_BYTES, Meter, StreamSink, WholeSink
+from gateway.sinks import MAX_PENDING_BYTES, Meter, OffsetSink, StreamSink, WholeSink
 
 
 class Wire:
@@ -117,14 +117,24 @@ def test_usage_comes_last_if_it_was_asked_for() -> None:
     wire = Wire()
     sink, _ = sink_on(wire)
     sink.delta(Delta(0, "a", 1, "length"))
-    sink.finish(Usage(3, 1))
+    sink.finish(Usage(3, 1, 2))
     *_, usage, done, rest = wire.sent.decode().split("\n\n")
     assert json.loads(usage.removeprefix("data: "))["usage"] == {
         "prompt_tokens": 3,
         "completion_tokens": 1,
         "total_tokens": 4,
+        "prompt_tokens_details": {"cached_tokens": 2},
     }
     assert (done, rest) == ("data: [DONE]", "")
+
+
+def test_cached_tokens_of_all_prompts_are_summed() -> None:
+    meter = Meter(lambda: None)
+    whole = WholeSink(2, meter)
+    OffsetSink(whole, 0).cached(16)
+    OffsetSink(whole, 1).cached(32)
+    sink_on(Wire())[0].cached(1)
+    assert meter.cached == 48
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.text(max_size=4)), max_size=30))

@@ -38,7 +38,10 @@ _HANG_POLL_SECONDS = 0.002
 
 @dataclass(frozen=True, slots=True)
 class StubConfig:
-    """``step_seconds`` 0: as fast as the loop turns. ``reply_tokens``: length of a reply with EOS (None: varies)."""
+    """``step_seconds`` 0: as fast as the loop turns. ``reply_tokens``: length of a reply with EOS (None: varies).
+
+    ``prefix_block``: cache whole prompts in blocks of so many tokens; 0: no prefix cache.
+    """
 
     model: str = "stub"
     context_length: int = 8192
@@ -47,6 +50,7 @@ class StubConfig:
     max_running: int = 256
     max_waiting: int = 4096
     reply_tokens: int | None = None
+    prefix_block: int = 0
 
 
 @dataclass(slots=True)
@@ -81,6 +85,7 @@ class Account:
     emitted: int = 0
     finish_reasons: list[FinishReason] = field(default_factory=list)
     ending: Ending | None = None
+    cached: int = 0
 
 
 class StubEngine:
@@ -103,6 +108,7 @@ class StubEngine:
         self._phase = Phase.STARTING
         self._restarts = 0
         self._arrivals = 0
+        self._cached: set[tuple[str | None, tuple[int, ...]]] = set()
         self._hanging_since: float | None = None
         self._ticker: asyncio.Handle | None = None
         self._restart: asyncio.TimerHandle | None = None
@@ -124,6 +130,9 @@ class StubEngine:
             kv_usage=min(1.0, running / self.config.max_running),
             restarts=self._restarts,
         )
+
+    def slots(self) -> int:
+        return self.config.max_running
 
     @property
     def phase(self) -> Phase:
@@ -245,6 +254,19 @@ class StubEngine:
         self._wake()
         return running
 
+    def cached_tokens(self, request: GenerationRequest) -> int:
+        """Tokens of the prompt that an earlier request of the same salt left in the prefix cache."""
+        block, ids = self.config.prefix_block, tuple(request.prompt.token_ids)
+        if not block:
+            return 0
+        found = 0
+        for end in range(block, len(ids), block):
+            key = (request.cache_salt, ids[:end])
+            if key in self._cached and found == end - block:
+                found = end
+            self._cached.add(key)
+        return found
+
     def _forget(self, running: _Running) -> None:
         request_id = running.request.request_id
         self.request_states.pop(request_id, None)
@@ -336,6 +358,9 @@ class _Running:
 
     def _push(self, delta: Delta) -> None:
         self._pushes += 1
+        if self._pushes == 1 and (cached := self.engine.cached_tokens(self.request)):
+            self._sink.cached(cached)
+            self.account.cached = cached
         if self._pushes == 2 and self.engine.faults.huge_delta is not None:
             delta.text = "x" * self.engine.faults.huge_delta
         self.account.emitted += delta.tokens

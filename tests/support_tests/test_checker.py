@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.store.tables import usage
 from gateway.usage.records import Admitted, Entry, Settled
 from tests.support.checker import EngineEvidence, Evidence, check, without_index
 from tests.support.recorder import ClientEnding, Saw
@@ -28,11 +29,22 @@ class World:
     clients: list[Saw]
     accounts: dict[str, Account]
     finished: Counter[str]
+    stored: list[dict[str, Any]]
 
     def evidence(self, **changes: Any) -> Evidence:
         tokens = sum(account.emitted for account in self.accounts.values())
-        engine = EngineEvidence(self.accounts, self.finished, tokens)
-        whole = Evidence(self.ledger, self.clients, engine, {"in_flight": 0.0}, without_index, echoes_canary=True)
+        prompts = sum(account.prompt_tokens for account in self.accounts.values())
+        cached = sum(account.cached for account in self.accounts.values())
+        engine = EngineEvidence(self.accounts, self.finished, tokens, prompts, cached)
+        whole = Evidence(
+            self.ledger,
+            self.clients,
+            engine,
+            {"in_flight": 0.0},
+            without_index,
+            echoes_canary=True,
+            stored=self.stored,
+        )
         return replace(whole, **changes)
 
     def rules(self, **changes: Any) -> set[str]:
@@ -45,7 +57,8 @@ class World:
         code = "engine_unavailable" if "error" in fate else "invalid_value" if fate == "rejected" else None
         seen = frozenset([canary]) if succeeded else frozenset[str]()
         told = tokens if succeeded else None
-        self.clients.append(Saw(http_id, 200 if succeeded else None, ending, code, told, canary, seen))
+        prompt, cached = (7, 3) if succeeded else (None, None)
+        self.clients.append(Saw(http_id, 200 if succeeded else None, ending, code, told, canary, seen, prompt, cached))
         if fate == "rejected":
             return
         completed = succeeded or fate == "left_late"
@@ -54,9 +67,29 @@ class World:
         code = code if outcome == "error" else None
         self.ledger.append(Admitted(request_id, 1.0, "p", "/r", "m", 7, 100, 1, http_id))
         self.ledger.append(
-            Settled(request_id, 2.0, outcome, code, 7, tokens, 1.0, 0.1, 0.2, 0.3, 0.4, reasons)  # type: ignore[arg-type]
+            Settled(
+                request_id,
+                2.0,
+                outcome,  # type: ignore[arg-type]
+                code,
+                7,
+                tokens,
+                1.0,
+                0.1,
+                0.2,
+                0.3,
+                0.4,
+                reasons,
+                principal="p",
+                route="/r",
+                model="m",
+                http_request_id=http_id,
+                cached_tokens=3,
+                reasoning_tokens=1,
+            )
         )
-        self.accounts[f"{request_id}-0"] = Account(7, tokens, tokens)
+        self.stored.append(_stored(self.ledger[-1]))
+        self.accounts[f"{request_id}-0"] = Account(7, tokens, tokens, cached=3)
         self.finished.update(reasons)
 
     def position(self, kind: type[Entry], outcome: str = "completed") -> int:
@@ -79,8 +112,15 @@ class World:
         self.clients[at] = replace(self.clients[at], **values)
 
 
+def _stored(row: Entry) -> dict[str, Any]:
+    """As the database has it."""
+    assert isinstance(row, Settled)
+    names = (column.name for column in usage.columns if column.name not in ("day", "ttft", "duration", "cost_nanos"))
+    return {name: getattr(row, name) for name in names} | {"day": "1970-01-01", "ttft": 0.3, "duration": 0.4}
+
+
 def world_of(fates: list[tuple[str, int]]) -> World:
-    world = World([], [], {}, Counter())
+    world = World([], [], {}, Counter(), [])
     for number, (fate, tokens) in enumerate(fates):
         world.live(number, fate, tokens)
     return world
@@ -179,6 +219,26 @@ def finish_many_more(world: World) -> None:
     world.finished["length"] += 1000
 
 
+def lose_cache(world: World) -> None:
+    world.accounts["cmpl-0-0"].cached = 0
+
+
+def drop_stored(world: World) -> None:
+    world.stored.pop()
+
+
+def double_stored(world: World) -> None:
+    world.stored.append(world.stored[0])
+
+
+def stray_stored(world: World) -> None:
+    world.stored.append({**world.stored[0], "request_id": "cmpl-stray"})
+
+
+def stored(**values: Any) -> Callable[[World], None]:
+    return lambda world: world.stored[0].update(values)
+
+
 LIES: dict[str, tuple[str, Callable[[World], None]]] = {
     "drop an admitted row": ("one_ending", drop(Admitted)),
     "drop a settled row": ("one_ending", drop(Settled)),
@@ -223,6 +283,27 @@ LIES: dict[str, tuple[str, Callable[[World], None]]] = {
     "the engine took another prompt": ("usage", take_other_prompt),
     "the engine finished fewer": ("engine", finish_fewer),
     "the engine finished many more": ("engine", finish_many_more),
+    "another's tokens": ("row", settled(principal="q")),
+    "another tenant's tokens": ("row", settled(tenant="other")),
+    "another model's tokens": ("row", settled(model="n")),
+    "another request's row": ("row", settled(http_request_id="http-other")),
+    "other cached tokens": ("usage", settled(cached_tokens=4)),
+    "other cached tokens of the cancelled": ("usage", settled("cancelled", cached_tokens=2)),
+    "more cached than asked": ("row", settled(cached_tokens=8)),
+    "more reasoning than said": ("row", settled(reasoning_tokens=99)),
+    "the client was told other cached tokens": ("usage", saw("body", cached_tokens=0)),
+    "the client was told another prompt": ("usage", saw("done", prompt_tokens=8)),
+    "the engine found less in its cache": ("usage", lose_cache),
+    "drop a row of the database": ("store", drop_stored),
+    "double a row of the database": ("store", double_stored),
+    "a stranger in the database": ("store", stray_stored),
+    "other tokens in the database": ("store", stored(completion_tokens=4)),
+    "other cached tokens in the database": ("store", stored(cached_tokens=0)),
+    "another key in the database": ("store", stored(principal="q")),
+    "another tenant in the database": ("store", stored(tenant="other")),
+    "another adapter in the database": ("store", stored(adapter="a")),
+    "another day in the database": ("store", stored(day="1970-01-02")),
+    "another ending in the database": ("store", stored(outcome="error")),
 }
 
 
@@ -247,6 +328,25 @@ def test_an_engine_that_only_counts_shows_undercharging_where_nothing_was_cut_sh
     world = world_of([("done", 5), ("body", 6)])
     assert world.rules(engine=EngineEvidence(None, world.finished, 12)) == {"usage"}
     assert world.rules(engine=EngineEvidence(None, world.finished, 11)) == set()
+
+
+@pytest.mark.parametrize("counter", ["prompt_tokens", "cached_tokens"])
+def test_an_engine_that_only_counts_prompts(counter: str) -> None:
+    def rules(world: World, count: int) -> set[str]:
+        return world.rules(engine=replace(EngineEvidence(), **{counter: count}))
+
+    true = {"prompt_tokens": 14, "cached_tokens": 6}[counter]
+    world = world_of([("done", 5), ("body", 6)])
+    assert [rules(world, true + more) for more in (-1, 0, 1)] == [{"usage"}, set(), {"usage"}]
+    # What was cut short may have been counted or not, but not more than it asked for.
+    world = world_of([("done", 5), ("left", 6)])
+    least, most = {"prompt_tokens": (7, 14), "cached_tokens": (3, 10)}[counter]
+    assert [rules(world, least - 1), rules(world, most + 1)] == [{"usage"}, {"usage"}]
+    assert [rules(world, least), rules(world, most)] == [set(), set()]
+
+
+def test_without_a_database_nothing_is_asked_of_it() -> None:
+    assert world_of([("done", 5)]).rules(stored=None) == set()
 
 
 @pytest.mark.parametrize("value", [1.0, -1.0])

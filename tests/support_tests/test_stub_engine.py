@@ -36,6 +36,7 @@ class Sink:
     def __init__(self) -> None:
         self.deltas: list[Delta] = []
         self.fast = 0
+        self.cached_tokens = 0
 
     def text(self, text: str, tokens: int) -> None:
         self.fast += 1
@@ -43,6 +44,9 @@ class Sink:
 
     def delta(self, delta: Delta) -> None:
         self.deltas.append(delta)
+
+    def cached(self, tokens: int) -> None:
+        self.cached_tokens = tokens
 
     def said(self, index: int = 0) -> str:
         return "".join(delta.text for delta in self.deltas if delta.index == index)

@@ -23,7 +23,7 @@ GOLDEN_COMPLETION = (
     b'data: {"id":"cmpl-1","object":"text_completion","created":7,"model":"m","choices":[{"index":1,"text":"b",'
     b'"logprobs":null,"finish_reason":"length"}],"usage":null}\n\n'
     b'data: {"id":"cmpl-1","object":"text_completion","created":7,"model":"m","choices":[],'
-    b'"usage":{"prompt_tokens":2,"completion_tokens":2,"total_tokens":4}}\n\n'
+    b'"usage":{"prompt_tokens":2,"completion_tokens":2,"total_tokens":4,"prompt_tokens_details":{"cached_tokens":0}}}\n\n'
 )
 
 
