@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import fcntl
-import glob
 import os
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -87,14 +87,23 @@ class AppendFile:
         self._open()
 
     def _free_name(self) -> Path:
-        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-        return self._path.with_name(f"{self._path.stem}-{stamp}{self._path.suffix}")
+        """A name that no file has: renaming would silently replace it, and a clock may be set back."""
+        while True:
+            stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+            name = self._path.with_name(f"{self._path.stem}-{stamp}{self._path.suffix}")
+            if not name.exists():
+                return name
 
 
-def newest_rotated(path: Path) -> Path | None:
-    """The file that ``path`` was before its last rotation; None if there is none."""
+def rotated_files(path: Path) -> list[Path]:
+    """What ``path`` was before its rotations, oldest first by name; none of another file's, such as ``path-2``'s."""
+    ours = re.compile(rf"{re.escape(path.stem)}-\d{{8}}T\d{{6}}\.\d{{6}}Z{re.escape(path.suffix)}")
+    try:
+        names = os.listdir(path.parent)
+    except FileNotFoundError:
+        return []
     # The time stamps sort as text.
-    return max(path.parent.glob(f"{glob.escape(path.stem)}-*Z{path.suffix}"), default=None)
+    return [path.with_name(name) for name in sorted(filter(ours.fullmatch, names))]
 
 
 def _end_of_last_line(fd: int, size: int) -> int:

@@ -15,13 +15,15 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from gateway.observability.writer import BackgroundWriter, Health, HealthHook
-from gateway.usage.file import AppendFile, newest_rotated
+from gateway.usage.file import AppendFile, rotated_files
 from gateway.usage.records import Admitted, Entry, Settled, encode_line, unsettled
 
 CAPACITY: Final = 100_000
 MAX_BYTES: Final = 64 * 1024 * 1024
 LINGER_SECONDS: Final = 0.01
 PROCESS_LOST: Final = "process_lost"
+#: Longer than any request runs: what was admitted so long before the last row has an ending.
+LOOK_BACK_SECONDS: Final = 3600.0
 
 logger = logging.getLogger("sluice.ledger")
 
@@ -83,7 +85,7 @@ class JsonlLedger:
         self._max_bytes = max_bytes
         self._on_health = on_health
         first: AppendFile | None = self._open()
-        orphans = unsettled(each for each in (newest_rotated(path), path) if each)
+        orphans = unsettled([*_recent(rotated_files(path)), path])
 
         def open_sink() -> AppendFile:
             nonlocal first
@@ -151,6 +153,13 @@ class JsonlLedger:
             logger.warning("settled %d requests that an earlier process left open", len(orphans))
 
 
+def _recent(rotated: list[Path]) -> list[Path]:
+    """Of the files, oldest first, those that may hold a request which was running when the newest was closed."""
+    changed = [path.stat().st_mtime for path in rotated]
+    since = max(changed, default=0.0) - LOOK_BACK_SECONDS
+    return [path for path, moment in zip(rotated, changed, strict=True) if moment >= since]
+
+
 def _process_lost(row: Admitted, now: float) -> Settled:
     return Settled(
         request_id=row.request_id,
@@ -164,6 +173,12 @@ def _process_lost(row: Admitted, now: float) -> Settled:
         dispatched=None,
         first_token=None,
         ended=max(0.0, now - row.ts),
+        principal=row.principal,
+        tenant=row.tenant,
+        route=row.route,
+        model=row.model,
+        adapter=row.adapter,
+        http_request_id=row.http_request_id,
     )
 
 

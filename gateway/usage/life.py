@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from gateway.access.principal import DEFAULT_TENANT
 from gateway.usage.ledger import Ledger
 from gateway.usage.records import Admitted, Outcome, Settled
 
@@ -19,19 +20,23 @@ from gateway.usage.records import Admitted, Outcome, Settled
 class Life:
     """Every ``*_at`` is a reading of ``clock``, in seconds.
 
-    ``received_at``: when the request was received, if that was before this object was made.
+    ``received_at``: when the request was received, if that was before this object was made. ``cached_tokens`` (of the
+    prompt) and ``reasoning_tokens`` (of the completion) are set before the end, if at all.
     """
 
     __slots__ = (
+        "_admission",
         "_clock",
         "_ledger",
         "admitted_at",
+        "cached_tokens",
         "code",
         "dispatched_at",
         "ended_at",
         "first_token_at",
         "outcome",
         "prompt_tokens",
+        "reasoning_tokens",
         "received",
         "received_at",
         "request_id",
@@ -56,7 +61,10 @@ class Life:
         self.dispatched_at: float | None = None
         self.first_token_at: float | None = None
         self.ended_at: float | None = None
+        self._admission: Admitted | None = None
         self.prompt_tokens = 0
+        self.cached_tokens = 0
+        self.reasoning_tokens = 0
         self.outcome: Outcome | None = None
         self.code: str | None = None
 
@@ -69,8 +77,10 @@ class Life:
         self,
         *,
         principal: str,
+        tenant: str = DEFAULT_TENANT,
         route: str,
         model: str,
+        adapter: str | None = None,
         prompt_tokens: int,
         max_tokens: int,
         n: int,
@@ -83,9 +93,20 @@ class Life:
         self.admitted_at = self._clock()
         self.prompt_tokens = prompt_tokens
         ts = self.received + (self.admitted_at - self.received_at)
-        self._ledger.write(
-            Admitted(self.request_id, ts, principal, route, model, prompt_tokens, max_tokens, n, http_request_id)
+        self._admission = Admitted(
+            self.request_id,
+            ts,
+            principal,
+            route,
+            model,
+            prompt_tokens,
+            max_tokens,
+            n,
+            http_request_id,
+            tenant,
+            adapter,
         )
+        self._ledger.write(self._admission)
 
     def dispatched(self) -> None:
         """The engine has it."""
@@ -126,25 +147,34 @@ class Life:
         self.outcome = outcome
         self.code = code
         self.ended_at = self._clock()
-        if self.admitted_at is not None:
-            self._ledger.write(self._settled(outcome, code, completion_tokens, reasons))
+        if self._admission is not None:
+            self._ledger.write(self._settled(self._admission, completion_tokens, reasons))
         return True
 
-    def _settled(self, outcome: Outcome, code: str | None, completion_tokens: int, reasons: tuple[str, ...]) -> Settled:
+    def _settled(self, admission: Admitted, completion_tokens: int, reasons: tuple[str, ...]) -> Settled:
+        assert self.outcome is not None
         duration = self.duration()
         return Settled(
-            self.request_id,
-            self.received + duration,
-            outcome,
-            code,
-            self.prompt_tokens,
-            completion_tokens,
-            self.received,
-            self._after(self.admitted_at) or 0.0,
-            self._after(self.dispatched_at),
-            self._after(self.first_token_at),
-            duration,
-            reasons,
+            request_id=self.request_id,
+            ts=self.received + duration,
+            outcome=self.outcome,
+            code=self.code,
+            prompt_tokens=self.prompt_tokens,
+            completion_tokens=completion_tokens,
+            received=self.received,
+            admitted=self._after(self.admitted_at) or 0.0,
+            dispatched=self._after(self.dispatched_at),
+            first_token=self._after(self.first_token_at),
+            ended=duration,
+            finish_reasons=reasons,
+            principal=admission.principal,
+            tenant=admission.tenant,
+            route=admission.route,
+            model=admission.model,
+            adapter=admission.adapter,
+            http_request_id=admission.http_request_id,
+            cached_tokens=self.cached_tokens,
+            reasoning_tokens=self.reasoning_tokens,
         )
 
     def _after(self, moment: float | None) -> float | None:

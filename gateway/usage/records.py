@@ -9,6 +9,8 @@ from typing import Literal
 
 import msgspec
 
+from gateway.access.principal import DEFAULT_TENANT
+
 Outcome = Literal["completed", "cancelled", "error"]
 
 
@@ -30,6 +32,8 @@ class Admitted(msgspec.Struct, frozen=True, tag="admitted", tag_field="event", g
     max_tokens: int
     n: int
     http_request_id: str | None = None
+    tenant: str = DEFAULT_TENANT
+    adapter: str | None = None
 
 
 class Settled(msgspec.Struct, frozen=True, tag="settled", tag_field="event"):
@@ -37,7 +41,9 @@ class Settled(msgspec.Struct, frozen=True, tag="settled", tag_field="event"):
 
     ``admitted``, ``dispatched``, ``first_token`` and ``ended`` are seconds after ``received`` on the monotonic clock,
     None for a phase that was not reached. ``code`` is set for errors only. ``finish_reasons`` has one per choice of a
-    completed request.
+    completed request. ``cached_tokens`` are among ``prompt_tokens``, ``reasoning_tokens`` among ``completion_tokens``.
+    Who, where and what are said again, so that this row alone is the bill; a row without them was written by an early
+    version.
     """
 
     request_id: str
@@ -52,6 +58,14 @@ class Settled(msgspec.Struct, frozen=True, tag="settled", tag_field="event"):
     first_token: float | None
     ended: float
     finish_reasons: tuple[str, ...] = ()
+    principal: str = ""
+    tenant: str = DEFAULT_TENANT
+    route: str = ""
+    model: str = ""
+    adapter: str | None = None
+    http_request_id: str | None = None
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
 
 
 Entry = Admitted | Settled
@@ -76,11 +90,14 @@ def read_entries(path: Path, on_bad: Callable[[bytes], None] = lambda _line: Non
 
 
 def unsettled(paths: Iterable[Path]) -> list[Admitted]:
-    """Requests that the files, oldest first, admit and never settle: what a killed process left. Raises OSError."""
+    """Requests that the files admit and never settle: what a killed process left, in order. Raises OSError."""
     left: dict[str, Admitted] = {}
+    early: set[str] = set()
     for entry in chain.from_iterable(map(read_entries, paths)):
-        if isinstance(entry, Admitted):
+        if isinstance(entry, Settled):
+            # Its admission may stand in an older file that is not read, or in one whose name a clock put out of order.
+            if left.pop(entry.request_id, None) is None:
+                early.add(entry.request_id)
+        elif entry.request_id not in early:
             left[entry.request_id] = entry
-        else:
-            left.pop(entry.request_id, None)
     return list(left.values())

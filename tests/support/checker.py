@@ -1,7 +1,8 @@
 """Reconciles what the ledger, the clients and the engine each say happened. No violation: nothing was lost.
 
 Rules by invariant (see the names in :data:`Rule`): one ending per admitted request and every client agrees with it;
-usage once and equal to what the engine emitted; no answer carries another's canary; nothing is left at rest.
+usage once and equal to what the engine emitted, cached tokens included; the database holds each settled request once
+and as the ledger says; no answer carries another's canary; nothing is left at rest.
 """
 
 from __future__ import annotations
@@ -9,12 +10,17 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
+from sqlalchemy import select
+
+from gateway.store.database import Database
+from gateway.store.tables import usage
+from gateway.store.usage import usage_day
 from gateway.usage.records import Admitted, Entry, Settled
 from tests.support.recorder import Saw
 
-Rule = Literal["one_ending", "row", "client", "usage", "engine", "canary", "leak", "gauge"]
+Rule = Literal["one_ending", "row", "client", "usage", "engine", "store", "canary", "leak", "gauge"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,18 +41,24 @@ class EngineAccount(Protocol):
     @property
     def emitted(self) -> int: ...
 
+    @property
+    def cached(self) -> int: ...
+
 
 @dataclass(frozen=True, slots=True)
 class EngineEvidence:
     """What the engine says. Leave out what it cannot know: the real one has counters, no ``accounts``.
 
     ``finished``: choices by finish reason, ``vllm:request_success_total`` without its label's other values;
-    ``generation_tokens``: ``vllm:generation_tokens_total``. Both are differences over the run.
+    ``generation_tokens``: ``vllm:generation_tokens_total``; ``prompt_tokens``: ``vllm:prompt_tokens_total``;
+    ``cached_tokens``: ``vllm:prefix_cache_hits_total``. All are differences over the run.
     """
 
     accounts: Mapping[str, EngineAccount] | None = None
     finished: Mapping[str, int] | None = None
     generation_tokens: int | None = None
+    prompt_tokens: int | None = None
+    cached_tokens: int | None = None
     leaks: Sequence[str] = ()
 
 
@@ -54,7 +66,8 @@ class EngineEvidence:
 class Evidence:
     """Everything at rest, after a run. ``owner`` maps an engine's request id to the ledger's.
 
-    ``echoes_canary``: the model repeats the canary, so a complete answer without it is wrong too.
+    ``stored`` are the database's rows (see :func:`stored_usage`), None where there is no database. ``echoes_canary``:
+    the model repeats the canary, so a complete answer without it is wrong too.
     """
 
     ledger: Sequence[Entry]
@@ -63,11 +76,18 @@ class Evidence:
     gauges: Mapping[str, float] = field(default_factory=dict)
     owner: Callable[[str], str] = lambda engine_id: engine_id
     echoes_canary: bool = False
+    stored: Sequence[Mapping[str, Any]] | None = None
 
 
 def without_index(engine_id: str) -> str:
     """The ``owner`` where the engine's ids are the ledger's plus ``-<number of the prompt>``."""
     return engine_id.rpartition("-")[0]
+
+
+def stored_usage(database: Database) -> list[Mapping[str, Any]]:
+    """The rows of the table ``usage``."""
+    with database.read() as connection:
+        return [dict(row) for row in connection.execute(select(usage)).mappings()]
 
 
 def check(evidence: Evidence) -> list[Violation]:
@@ -80,6 +100,7 @@ def check(evidence: Evidence) -> list[Violation]:
         *_usage(book, evidence.clients),
         *_accounts(book, evidence),
         *_counters(book, evidence.engine),
+        *_stored(book, evidence.stored),
         *_canaries(evidence),
         *(Violation("leak", None, leak) for leak in evidence.engine.leaks),
         *(Violation("gauge", None, f"{name} is {value}") for name, value in evidence.gauges.items() if value != 0),
@@ -140,7 +161,12 @@ def _one_ending(book: _Book) -> Iterator[Violation]:
 
 def _rows(book: _Book) -> Iterator[Violation]:
     for admitted, settled in book.pairs():
-        for wrong in (*_wrong_phases(settled), *_wrong_outcome(settled), *_wrong_tokens(admitted, settled)):
+        for wrong in (
+            *_wrong_phases(settled),
+            *_wrong_outcome(settled),
+            *_wrong_tokens(admitted, settled),
+            *_wrong_names(admitted, settled),
+        ):
             yield Violation("row", settled.request_id, wrong)
 
 
@@ -165,10 +191,20 @@ def _wrong_tokens(admitted: Admitted, row: Settled) -> Iterator[str]:
         yield f"settled {row.prompt_tokens} prompt tokens, admitted {admitted.prompt_tokens}"
     if not 0 <= row.completion_tokens <= admitted.max_tokens * admitted.n:
         yield f"{row.completion_tokens} completion tokens, at most {admitted.max_tokens} x {admitted.n} admitted"
+    if not 0 <= row.cached_tokens <= row.prompt_tokens:
+        yield f"{row.cached_tokens} cached of {row.prompt_tokens} prompt tokens"
+    if not 0 <= row.reasoning_tokens <= row.completion_tokens:
+        yield f"{row.reasoning_tokens} reasoning of {row.completion_tokens} completion tokens"
     if row.completion_tokens and row.first_token is None:
         yield "completion tokens without a first token"
     if row.outcome == "completed" and len(row.finish_reasons) != admitted.n:
         yield f"{len(row.finish_reasons)} finish reasons for {admitted.n} choices"
+
+
+def _wrong_names(admitted: Admitted, row: Settled) -> Iterator[str]:
+    for name in ("principal", "tenant", "route", "model", "adapter", "http_request_id"):
+        if getattr(row, name) != getattr(admitted, name):
+            yield f"settled for {name} {getattr(row, name)}, admitted for {getattr(admitted, name)}"
 
 
 def _clients(book: _Book, clients: Sequence[Saw]) -> Iterator[Violation]:
@@ -206,10 +242,11 @@ def _disagreement(saw: Saw, row: Settled | None) -> str | None:
 def _usage(book: _Book, clients: Sequence[Saw]) -> Iterator[Violation]:
     for saw in clients:
         row = book.settlement(saw)
-        if row is None or saw.completion_tokens is None or saw.completion_tokens == row.completion_tokens:
-            continue
-        detail = f"the client was told {saw.completion_tokens} completion tokens, the ledger {row.completion_tokens}"
-        yield Violation("usage", saw.request_id, detail)
+        for name in ("completion_tokens", "prompt_tokens", "cached_tokens"):
+            told = getattr(saw, name)
+            if row is not None and told is not None and told != getattr(row, name):
+                detail = f"the client was told {told} {name}, the ledger says {getattr(row, name)}"
+                yield Violation("usage", saw.request_id, detail)
 
 
 def _accounts(book: _Book, evidence: Evidence) -> Iterator[Violation]:
@@ -219,18 +256,23 @@ def _accounts(book: _Book, evidence: Evidence) -> Iterator[Violation]:
         return
     emitted: Counter[str] = Counter()
     prompts: Counter[str] = Counter()
+    cached: Counter[str] = Counter()
     taken = set()
     for engine_id, account in accounts.items():
         owner = evidence.owner(engine_id)
         taken.add(owner)
         emitted[owner] += account.emitted
         prompts[owner] += account.prompt_tokens
+        cached[owner] += account.cached
     for request_id in taken - book.ids:
         yield Violation("engine", request_id, "the engine ran it, the ledger does not know it")
     for row in book.every_settlement():
         request_id = row.request_id
         if row.completion_tokens != emitted[request_id]:
             detail = f"charged {row.completion_tokens} completion tokens, the engine emitted {emitted[request_id]}"
+            yield Violation("usage", request_id, detail)
+        if row.cached_tokens != cached[request_id]:
+            detail = f"charged {row.cached_tokens} cached tokens, the engine found {cached[request_id]}"
             yield Violation("usage", request_id, detail)
         # Of a batch that was cut short the engine may have seen only some of the prompts.
         whole = row.outcome == "completed" and row.dispatched is not None
@@ -254,6 +296,51 @@ def _counters(book: _Book, engine: EngineEvidence) -> Iterator[Violation]:
         exact = open_ended == 0
         if engine.generation_tokens < total or (exact and engine.generation_tokens != total):
             yield Violation("usage", None, f"ledger: {total} completion tokens, engine: {engine.generation_tokens}")
+    whole = [row for row in rows if row.outcome == "completed"]
+    for name, count in (("prompt_tokens", engine.prompt_tokens), ("cached_tokens", engine.cached_tokens)):
+        if count is None:
+            continue
+        least = sum(getattr(row, name) for row in whole)
+        # Of a prompt that was cut short the engine may have found any part in its cache.
+        most = sum(row.prompt_tokens if row.outcome != "completed" else getattr(row, name) for row in rows)
+        if not least <= count <= most:
+            yield Violation("usage", None, f"ledger: {least} to {most} {name}, engine: {count}")
+
+
+#: The columns of the database that repeat the ledger.
+_REPEATED: Final = (
+    "http_request_id",
+    "received",
+    "tenant",
+    "principal",
+    "route",
+    "model",
+    "adapter",
+    "outcome",
+    "code",
+    "prompt_tokens",
+    "cached_tokens",
+    "completion_tokens",
+    "reasoning_tokens",
+)
+
+
+def _stored(book: _Book, stored: Sequence[Mapping[str, Any]] | None) -> Iterator[Violation]:
+    """The database holds what was settled: each once, to the token, and nothing else."""
+    if stored is None:
+        return
+    times = Counter(row["request_id"] for row in stored)
+    for request_id in book.settled.keys() | times.keys():
+        expected = int(request_id in book.settled)
+        if times[request_id] != expected:
+            yield Violation("store", request_id, f"{times[request_id]} rows in the database, {expected} expected")
+    for kept in stored:
+        for row in book.settled.get(kept["request_id"], ())[:1]:
+            expected_row = {name: getattr(row, name) for name in _REPEATED}
+            expected_row |= {"day": usage_day(row.received), "ttft": row.first_token, "duration": row.ended}
+            for name, value in expected_row.items():
+                if kept[name] != value:
+                    yield Violation("store", row.request_id, f"{name} is {kept[name]} in the database, not {value}")
 
 
 def _canaries(evidence: Evidence) -> Iterator[Violation]:

@@ -14,7 +14,8 @@ the server ended the connection with none of these; ``malformed``: something fol
 class Saw:
     """``request_id`` is the answer's ``X-Request-Id``, or the one sent if no answer came; None if neither is known.
 
-    ``completion_tokens`` is what the usage in the answer said, None if there was none. ``canary`` was in the prompt;
+    ``completion_tokens``, ``prompt_tokens`` and ``cached_tokens`` are what the usage in the answer said, None if there
+    was none. ``canary`` was in the prompt;
     ``canaries_seen`` are all that were in the answer.
     """
 
@@ -25,6 +26,8 @@ class Saw:
     completion_tokens: int | None = None
     canary: str | None = None
     canaries_seen: frozenset[str] = frozenset()
+    prompt_tokens: int | None = None
+    cached_tokens: int | None = None
 
     @property
     def succeeded(self) -> bool:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.usage.file import AppendFile, newest_rotated
+from gateway.usage.file import AppendFile, rotated_files
 
 
 def append(file: AppendFile, data: bytes) -> None:
@@ -68,7 +68,7 @@ def test_a_second_process_is_refused_by_name(tmp_path: Path) -> None:
 
 def test_it_rotates_between_lines_and_keeps_everything(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
-    assert newest_rotated(path) is None
+    assert rotated_files(path) == []
     file = opened(path, max_bytes=10)
     lines = [b"line %d\n" % number for number in range(20)]
     for line in lines:
@@ -77,7 +77,7 @@ def test_it_rotates_between_lines_and_keeps_everything(tmp_path: Path) -> None:
     file.close()
     rotated = sorted(tmp_path.glob("ledger-*Z.jsonl"))
     assert len(rotated) == 9
-    assert newest_rotated(path) == rotated[-1]
+    assert rotated_files(path) == rotated
     parts = [each.read_bytes() for each in [*rotated, path]]
     assert b"".join(parts) == b"".join(lines)
     assert all(part.endswith(b"\n") and len(part) < 20 for part in parts)

@@ -44,11 +44,31 @@ def call(life: Life, name: str) -> bool:
 def test_a_whole_life_is_two_rows_from_which_every_phase_can_be_read() -> None:
     ledger = MemoryLedger()
     life = life_on(ledger)
-    for name in ("admitted", "dispatched", "first_token", "completed"):
+    for name in ("admitted", "dispatched", "first_token"):
         call(life, name)
+    life.cached_tokens, life.reasoning_tokens = 5, 1
+    call(life, "completed")
     assert ledger.entries == [
         Admitted("r", 1001.0, "p", "/v1/completions", "m", 7, 9, 2),
-        Settled("r", 1004.0, "completed", None, 7, 3, 1000.0, 1.0, 2.0, 3.0, 4.0, ("stop", "length")),
+        Settled(
+            "r",
+            1004.0,
+            "completed",
+            None,
+            7,
+            3,
+            1000.0,
+            1.0,
+            2.0,
+            3.0,
+            4.0,
+            ("stop", "length"),
+            principal="p",
+            route="/v1/completions",
+            model="m",
+            cached_tokens=5,
+            reasoning_tokens=1,
+        ),
     ]
     assert (life.ttft(), life.duration(), life.outcome) == (3.0, 4.0, "completed")
 
