@@ -3,65 +3,101 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
 from engine.types import Engine
-from gateway.access.identify import Identity, NoAuth, StaticKey
-from gateway.admission import Admission
+from gateway.access.administration import KeyAdministration
+from gateway.access.denials import DenialAudit
+from gateway.access.door import Door, unobserved
+from gateway.access.failures import FailedCredentials
+from gateway.access.identify import Identities, Identity, NoAuth, StaticKey, TokenIdentity
+from gateway.access.isolation import CacheSalts
+from gateway.access.keyring import Freshness, Keyring
+from gateway.access.keysync import KeySync, SyncHooks
+from gateway.access.nudge import KeyNudges
+from gateway.access.secret import CACHE_SALT, KEYS, DeploymentSecret
+from gateway.access.service import KeyService
+from gateway.access.tokens import JwtIdentity, jwt_identity
+from gateway.admission import Gate, GateLimits
+from gateway.admission.adaptive import AdaptiveBound
 from gateway.front import Front
 from gateway.guardian.check import Unguarded
 from gateway.http.bounds import HttpBounds
 from gateway.http.server import HttpServer
-from gateway.lifecycle import Gateway
-from gateway.limits.reserve import Unlimited
+from gateway.lifecycle import Gateway, Service
+from gateway.limits.build import build_limits
+from gateway.limits.client import connector
+from gateway.limits.limiter import RateLimits
 from gateway.observability.logs import AccessLog
 from gateway.observability.memory import Sampled, read_fraction
 from gateway.observability.metrics import Metrics
 from gateway.openapi import document
 from gateway.pipeline import Pipeline, Policy
 from gateway.protocol.sampling import RequestBounds
-from gateway.routes import chat, completions, models, system
-from gateway.routing import RouteTable
+from gateway.routes import admin_keys, admin_usage, chat, completions, models, system
+from gateway.routing import Route, RouteTable
 from gateway.settings import Settings, SettingsError
+from gateway.store.keys import KeyRepository
+from gateway.store.opened import Store
 from gateway.usage.ledger import Ledger
+
+NO_AUTHENTICATION = (
+    "no authentication is configured: make a key with `sluice keys create`, set SLUICE_API_KEY, api_key_file or jwt, "
+    "use --dev to have a key made, or --allow-no-auth to serve everyone"
+)
 
 
 def create_app(
     settings: Settings,
     engine: Engine,
     *,
+    secret: DeploymentSecret,
     ledger: Ledger,
     access_log: AccessLog,
     metrics: Metrics,
+    store: Store | None = None,
     engine_version: str = "none",
 ) -> Gateway:
     """The whole gateway around ``engine``; must be called on the event loop that will run it.
 
-    Raises :class:`SettingsError` where settings contradict each other, ValueError for a route with a hole.
+    Without a ``store`` there are no keys but the configured one, and no admin routes. Raises :class:`SettingsError`
+    where settings contradict each other, ValueError for a route with a hole.
     """
     worker = ThreadPoolExecutor(2, thread_name_prefix="sluice-worker")
-    admission = Admission(settings.limits.max_in_flight, settings.limits.max_memory_fraction, Sampled(read_fraction))
+    gate = _gate(settings, engine, metrics)
+    gateway = Gateway(settings, engine, gate, metrics, worker)
+    keys = _Keys(settings, store, gateway, metrics) if store is not None else None
+    jwt = jwt_identity(settings.jwt, metrics) if settings.jwt else None
+    limits = build_limits(settings, metrics)
+    door = Door(
+        identity(settings, jwt, keys.ring if keys is not None else None),
+        FailedCredentials(settings.access.max_failures_per_minute),
+        settings.access.trusted_proxies,
+        DenialAudit(store.audit.record) if store is not None else unobserved,
+    )
     pipeline = Pipeline(
         engine=engine,
-        identity=identity(settings),
-        admission=admission,
-        limits=Unlimited(),
+        door=door,
+        gate=gate,
+        limits=limits,
         guard=Unguarded(),
+        salts=_salts(settings, secret),
         ledger=ledger,
         metrics=metrics,
-        policy=Policy(request_bounds(settings), settings.http.max_body_bytes, settings.request_timeout),
+        policy=_policy(settings),
         decoder=worker,
     )
-    gateway = Gateway(settings, engine, admission, pipeline, metrics, worker)
     describe = cache(lambda: _describe(table))
     table = RouteTable(
         [
             *chat.routes(pipeline),
             *completions.routes(pipeline),
-            *models.routes(pipeline, engine),
-            *system.health_routes(gateway.is_started, gateway.not_ready_reason),
+            *models.routes(pipeline),
+            *(keys.routes(pipeline) if keys is not None else ()),
+            *system.health_routes(gateway.is_started, gateway.not_ready_reason, gateway.degraded),
             *system.metrics_routes(
                 pipeline, metrics, gateway.refresh_metrics, worker, need_key=settings.metrics_need_key
             ),
@@ -69,26 +105,103 @@ def create_app(
             *system.document_routes(describe, worker, page=settings.dev),
         ]
     )
-    front = Front(table, access_log, metrics)
-    gateway.attach(front, HttpServer(front, http_bounds(settings), on_reject=metrics.front_rejected))
+    front = Front(table, door, access_log, metrics)
+    server = HttpServer(front, http_bounds(settings), on_reject=metrics.front_rejected)
+    gateway.attach(pipeline, front, server, _services(keys, jwt, limits))
     return gateway
+
+
+def _services(keys: _Keys | None, jwt: JwtIdentity | None, limits: RateLimits) -> list[Service]:
+    services: list[Service] = [limits]
+    if keys is not None:
+        services.append(keys.service)
+    if jwt is not None:
+        services.append(jwt)
+    return services
+
+
+class _Keys:
+    """The keys of the store: who holds them, how they are administered, how they are kept up to date."""
+
+    def __init__(self, settings: Settings, store: Store, gateway: Gateway, metrics: Metrics) -> None:
+        self._store = store
+        pepper = store.secret.derive(KEYS)
+        self._repository = KeyRepository(store.database, pepper)
+        interval = settings.store.poll_interval
+        self.ring = Keyring(pepper, Freshness.of_polling(interval, settings.store.max_stale))
+        hooks = SyncHooks(
+            on_gone=gateway.cut if settings.store.on_revoke == "cut" else lambda _principals: None,
+            on_available=metrics.store_available,
+            on_keys=metrics.keys_known,
+        )
+        sync = KeySync(self.ring, self._repository, prepare=store.prepare, poll_interval=interval, hooks=hooks)
+        self.service = KeyService(sync, _nudges(settings, sync.nudge))
+
+    def routes(self, pipeline: Pipeline) -> Sequence[Route]:
+        administration = KeyAdministration(self._repository, self._store.audit.record)
+        admin = admin_keys.AdminStore(
+            self._store.database, self._repository, administration, self._store.executor, self.service.changed
+        )
+        return [*admin_keys.routes(pipeline.enter, admin), *admin_usage.routes(pipeline.enter, admin)]
+
+
+def _nudges(settings: Settings, on_nudge: Callable[[], None]) -> KeyNudges | None:
+    url = settings.redis()
+    return None if url is None else KeyNudges(connector(url), settings.limits.namespace, on_nudge)
+
+
+def identity(settings: Settings, jwt: TokenIdentity | None = None, ring: TokenIdentity | None = None) -> Identity:
+    """Who may come in. Raises :class:`SettingsError` if nobody said so."""
+    if settings.allow_no_auth:
+        return NoAuth()
+    key = settings.static_key()
+    kinds = [kind for kind in (StaticKey(key) if key is not None else None, jwt, ring) if kind is not None]
+    if not kinds:
+        raise SettingsError(NO_AUTHENTICATION)
+    return Identities(kinds)
+
+
+def _gate(settings: Settings, engine: Engine, metrics: Metrics) -> Gate:
+    admission, adaptive = settings.admission, settings.admission.adaptive
+
+    def bound(high: int) -> AdaptiveBound:
+        return AdaptiveBound(adaptive.min, adaptive.max or high, adaptive.target_latency, adaptive.target_queue)
+
+    return Gate(
+        GateLimits(
+            max_running=admission.max_running,
+            max_queue=admission.max_queue,
+            max_wait=admission.max_wait,
+            max_memory=admission.max_memory_fraction,
+            fair_share=admission.fair_share,
+        ),
+        memory_fraction=Sampled(read_fraction),
+        slots=engine.slots,
+        observer=metrics,
+        adaptive=bound if adaptive.enabled else None,
+    )
+
+
+def _salts(settings: Settings, secret: DeploymentSecret) -> CacheSalts | None:
+    if not settings.cache.isolation:
+        return None
+    try:
+        return CacheSalts(secret.derive(CACHE_SALT), settings.cache.groups)
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
+
+
+def _policy(settings: Settings) -> Policy:
+    return Policy(
+        bounds=request_bounds(settings),
+        max_body_bytes=settings.http.max_body_bytes,
+        request_timeout=settings.request_timeout,
+        hide_denied_models=settings.access.model_denied == "404",
+    )
 
 
 def _describe(table: RouteTable) -> dict[str, Any]:
     return document(table.routes)
-
-
-def identity(settings: Settings) -> Identity:
-    """Who may come in. Raises :class:`SettingsError` if nobody said so."""
-    key = settings.static_key()
-    if key is not None:
-        return StaticKey(key)
-    if settings.allow_no_auth:
-        return NoAuth()
-    raise SettingsError(
-        "no authentication is configured: set SLUICE_API_KEY or api_key_file, use --dev to have a key made, "
-        "or --allow-no-auth to serve everyone"
-    )
 
 
 def request_bounds(settings: Settings) -> RequestBounds:

@@ -9,9 +9,16 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from gateway.cli_keys import keys_app
+from gateway.cli_usage import usage_command
 from gateway.settings import Settings, SettingsError, load
 
 T = TypeVar("T")
+
+
+def _load(config: Path | None) -> Settings:
+    return load(config, {})
+
 
 app = typer.Typer(
     name="sluice",
@@ -21,6 +28,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+app.add_typer(keys_app(_load), name="keys")
+app.command("usage")(usage_command(_load))
 
 Config = Annotated[
     Path | None, typer.Option("--config", "-c", envvar="SLUICE_CONFIG", help="Settings file (YAML).", dir_okay=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from typing import Any, Final
 
 from gateway.access.principal import Principal
@@ -31,12 +31,14 @@ class Exchange:
         "_interruption",
         "_receive",
         "_task",
+        "address",
         "error_code",
         "labels",
         "life",
         "model",
         "path_rest",
         "principal",
+        "rate_headers",
         "received",
         "request_id",
         "route",
@@ -56,7 +58,9 @@ class Exchange:
         self.request_id = self.stream.request_id
         self.route: Route | None = None
         self.path_rest = ""
+        self.address = ""
         self.principal: Principal | None = None
+        self.rate_headers: Sequence[tuple[bytes, bytes]] = ()
         self.model: str | None = None
         self.labels: Mapping[str, str] = {}
         self.life: Life | None = None
@@ -115,6 +119,7 @@ class Exchange:
         elapsed = (time.monotonic() - self.received) * 1000
         return [
             *headers,
+            *self.rate_headers,
             (b"x-request-id", self.request_id.encode("ascii")),
             (b"openai-processing-ms", b"%d" % elapsed),
             *SECURITY_HEADERS,
@@ -141,7 +146,10 @@ class Exchange:
         if self.stream.disconnected:
             return
         if not self.started:
-            self.respond(error.status, error.payload(), error.headers())
+            headers = error.headers()
+            own = {name for name, _ in headers}
+            self.rate_headers = [header for header in self.rate_headers if header[0] not in own]
+            self.respond(error.status, error.payload(), headers)
         else:
             # No [DONE]: the client must not take this for a completed stream.
             self.stream.close_after = True
@@ -164,7 +172,7 @@ class Exchange:
             self._task.cancel()
 
     def interrupt(self, error: ApiError) -> None:
-        """End the exchange with ``error`` from outside (shutdown)."""
+        """End the exchange with ``error`` from outside (shutdown, a revoked key)."""
         if self._task is not None:
             self._interruption = error
             self._task.cancel()

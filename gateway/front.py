@@ -8,36 +8,40 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from gateway.access.door import Door
+from gateway.access.principal import Scope
 from gateway.errors import ApiError, internal
 from gateway.exchange import Exchange, Receive
-from gateway.http.connection import Scope
+from gateway.http.connection import Scope as AsgiScope
 from gateway.observability.logs import AccessEntry, AccessLog
 from gateway.observability.metrics import Metrics
-from gateway.routing import RouteTable
+from gateway.routing import Route, RouteTable
 
 log = logging.getLogger("sluice.front")
 
 UNKNOWN_ROUTE = "(none)"
+API_PREFIX = b"/v1/"
 
 
 class Front:
     """Pure ASGI. Knows every exchange that is running."""
 
-    def __init__(self, routes: RouteTable, access_log: AccessLog, metrics: Metrics) -> None:
+    def __init__(self, routes: RouteTable, door: Door, access_log: AccessLog, metrics: Metrics) -> None:
         self._routes = routes
+        self._door = door
         self._access_log = access_log
         self._metrics = metrics
         self.running: set[Exchange] = set()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Callable[[Any], Awaitable[None]]) -> None:  # noqa: ARG002
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Callable[[Any], Awaitable[None]]) -> None:  # noqa: ARG002
         """Serve one request."""
         exchange = Exchange(scope, receive)
         self.running.add(exchange)
         exchange.bind(_current_task())
         outcome = "error"
         try:
-            exchange.route, exchange.path_rest = self._routes.find(scope["method"], scope["raw_path"])
-            await exchange.route.endpoint(exchange)
+            route = self._find(exchange)
+            await route.endpoint(exchange)
             outcome = "completed"
         except ApiError as error:
             outcome = self._fail(exchange, error)
@@ -51,6 +55,17 @@ class Front:
             self.running.discard(exchange)
             life = exchange.accounted
             self._account(exchange, life.outcome or outcome if life else outcome)
+
+    def _find(self, exchange: Exchange) -> Route:
+        scope = exchange.scope
+        try:
+            exchange.route, exchange.path_rest = self._routes.find(scope["method"], scope["raw_path"])
+        except ApiError as error:
+            # Whoever shows credentials below /v1/ must be one who may read there, also where nothing is.
+            if error.status == 404 and scope["raw_path"].startswith(API_PREFIX) and exchange.header(b"authorization"):
+                self._door.enter(exchange, Scope.READ_ONLY)
+            raise
+        return exchange.route
 
     def _fail(self, exchange: Exchange, error: ApiError) -> str:
         exchange.fail(error)
@@ -99,7 +114,7 @@ def _entry(exchange: Exchange, route: str, status: int, outcome: str, code: str 
         prompt_tokens=exchange.tokens[0] if life else None,
         completion_tokens=exchange.tokens[1] if life else None,
         ttft_ms=None if ttft is None else ttft * 1000,
-        client_ip=client[0] if client else None,
+        client_ip=exchange.address or (client[0] if client else None),
         code=code,
         labels=exchange.labels or None,
     )

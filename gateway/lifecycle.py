@@ -6,13 +6,14 @@ import asyncio
 import enum
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
+from typing import Protocol
 
 from engine.types import Engine
-from gateway.admission import Admission
-from gateway.errors import shutting_down
+from gateway.admission import Gate
+from gateway.errors import invalid_api_key, shutting_down
 from gateway.front import Front
 from gateway.http.server import HttpServer
 from gateway.observability.looplag import LagWindow, LoopLag
@@ -38,6 +39,19 @@ class GatewayPhase(enum.Enum):
     STOPPED = "stopped"
 
 
+class Service(Protocol):
+    """Something that runs beside the requests and that they need."""
+
+    async def start(self) -> None:
+        """Begin. Does not fail because something outside of this process is away."""
+
+    async def stop(self) -> None:
+        """End; what must not be lost is brought home first. Idempotent."""
+
+    def degraded(self) -> Sequence[str]:
+        """What of it does not work now, in words fit for a header; the process serves all the same."""
+
+
 class Gateway:
     """Everything that runs. Made by :func:`gateway.app.create_app`; use from one event loop."""
 
@@ -45,15 +59,15 @@ class Gateway:
         self,
         settings: Settings,
         engine: Engine,
-        admission: Admission,
-        pipeline: Pipeline,
+        gate: Gate,
         metrics: Metrics,
         worker: Executor,
     ) -> None:
         self._settings = settings
         self._engine = engine
-        self._admission = admission
-        self._pipeline = pipeline
+        self._gate = gate
+        self._pipeline: Pipeline | None = None
+        self._services: Sequence[Service] = ()
         self._metrics = metrics
         self._worker = worker
         self._phase = GatewayPhase.STARTING
@@ -65,10 +79,12 @@ class Gateway:
         self._ticker: asyncio.Task[None] | None = None
         self.refreshers: list[Callable[[], None]] = []
 
-    def attach(self, front: Front, server: HttpServer) -> None:
-        """The last two parts, which need the others."""
+    def attach(self, pipeline: Pipeline, front: Front, server: HttpServer, services: Sequence[Service]) -> None:
+        """The last parts, which need the others. ``services`` start in this order and stop in reverse."""
+        self._pipeline = pipeline
         self._front = front
         self._server = server
+        self._services = services
 
     # -- what probes and scrapes ask ------------------------------------------------------------------------------
 
@@ -87,10 +103,15 @@ class Gateway:
             return str(self._phase.value)
         return ready_reason(self._engine.state().phase)
 
+    def degraded(self) -> list[str]:
+        """What does not work now, though the process serves."""
+        return [word for service in self._services for word in service.degraded()]
+
     def refresh_metrics(self) -> None:
         """Bring gauges up to date before a scrape."""
         assert self._server is not None
         self._metrics.engine_state(self._engine.state())
+        self._metrics.gate(queued=self._gate.queued, bound=self._gate.bound)
         self._metrics.connections.set(self._server.connections)
         self._metrics.loop_lag_max.set(self._lag_window.max)
         for refresh in self.refreshers:
@@ -107,6 +128,8 @@ class Gateway:
         assert self._server is not None
         port = await self._server.start(self._settings.host, self._settings.port)
         self._lag.start()
+        for service in self._services:
+            await service.start()
         self._ticker = asyncio.create_task(self._tick(), name="gateway-ticker")
         return port
 
@@ -125,20 +148,27 @@ class Gateway:
         if self._phase in (GatewayPhase.DRAINING, GatewayPhase.STOPPED):
             return
         self._phase = GatewayPhase.DRAINING
-        self._admission.close(RETRY_AFTER_SECONDS)
+        self._gate.close(RETRY_AFTER_SECONDS)
         self._server.begin_drain()
-        log.info("draining", extra={"fields": {"in_flight": self._admission.in_flight}})
+        log.info("draining", extra={"fields": {"in_flight": self._gate.in_flight}})
         if not await self._finished_within(self._settings.drain_timeout):
             for exchange in list(self._front.running):
                 exchange.interrupt(shutting_down(RETRY_AFTER_SECONDS))
             await self._finished_within(GOODBYE_SECONDS)
+
+    def cut(self, principals: Collection[str]) -> None:
+        """End the requests of principals that are no more: their keys were revoked or have expired."""
+        assert self._front is not None
+        for exchange in list(self._front.running):
+            if exchange.principal is not None and exchange.principal.id in principals:
+                exchange.interrupt(invalid_api_key())
 
     async def stop(self) -> None:
         """Close everything, in reverse order of its start. Idempotent."""
         assert self._server is not None
         if self._phase is GatewayPhase.STOPPED:
             return
-        self._admission.close(RETRY_AFTER_SECONDS)
+        self._gate.close(RETRY_AFTER_SECONDS)
         self._phase = GatewayPhase.STOPPED
         self._server.close_listener()
         self._server.abort_all()
@@ -148,6 +178,8 @@ class Gateway:
                 await self._ticker
         self._lag.stop()
         await self._engine.stop()
+        for service in reversed(self._services):
+            await service.stop()
         self._worker.shutdown(wait=False, cancel_futures=True)
         log.info("stopped")
 
@@ -158,6 +190,7 @@ class Gateway:
 
     async def _tick(self) -> None:
         """Once a second: comments on silent streams."""
+        assert self._pipeline is not None
         while True:
             await asyncio.sleep(1.0)
             now = time.monotonic()

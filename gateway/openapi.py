@@ -5,19 +5,22 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable
 from importlib import metadata
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
+from fastapi import Query
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
+from gateway.access.principal import Scope
 from gateway.protocol.responses import ErrorEnvelope
 from gateway.routing import Route
 
 _ERRORS: Final = {
     400: "The request is malformed or names something unknown",
     401: "No key, or a wrong one",
-    403: "The key lacks the scope",
+    403: "The key lacks the scope, or may not do this",
     404: "No such model or URL",
+    409: "What is there does not allow it",
     413: "The body is too large",
     415: "The body is not plain JSON in UTF-8",
     429: "A limit is reached; Retry-After says when to come back",
@@ -54,7 +57,9 @@ def _described(route: Route) -> APIRoute:
     if route.request is not None:
         parameters.append(_parameter("body", route.request))
     if "{" in route.path:
-        parameters.append(_parameter(route.path.partition("{")[2].rstrip("}"), str))
+        parameters.append(_parameter(route.path.partition("{")[2].partition("}")[0], str))
+    if route.query is not None:
+        parameters.append(_parameter("query", Annotated[route.query, Query()]))
     endpoint.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return APIRoute(
         route.path,
@@ -64,8 +69,14 @@ def _described(route: Route) -> APIRoute:
         operation_id=_operation_id(route),
         response_model=route.response,
         responses=_error_responses(route),
-        tags=["system" if route.public else "models"],
+        tags=[_tag(route)],
     )
+
+
+def _tag(route: Route) -> str:
+    if route.public:
+        return "system"
+    return "admin" if route.scope is Scope.ADMIN else "models"
 
 
 def _parameter(name: str, annotation: Any) -> inspect.Parameter:
@@ -80,8 +91,13 @@ def _operation_id(route: Route) -> str:
 def _error_responses(route: Route) -> dict[int | str, dict[str, Any]]:
     if route.public:
         return {}
-    body_codes = {400, 413, 415} if route.request is not None else set()
-    wanted = {401, 403, 404, 429, 500, 503} | body_codes
+    wanted = {401, 403, 404, 429, 500, 503}
+    if route.request is not None:
+        wanted |= {400, 413, 415}
+    if route.query is not None:
+        wanted.add(400)
+    if route.scope is Scope.ADMIN and route.request is not None:
+        wanted.add(409)
     return {status: {"model": ErrorEnvelope, "description": _ERRORS[status]} for status in sorted(wanted)}
 
 

@@ -12,13 +12,14 @@ from typing import Any, Generic, Protocol, TypeVar
 from msgspec import structs
 
 from engine.types import Engine, EngineError, GenerationRequest, ModelInfo, Prompt, PromptTooLong, Sampling
-from gateway.access.identify import Identity, require_scope
+from gateway.access.door import Door
+from gateway.access.isolation import CacheSalts
 from gateway.access.principal import Principal
-from gateway.admission import Admission
-from gateway.errors import SERVER, ApiError, from_engine, model_not_found, queue_timeout
+from gateway.admission import Gate, Slot, Ticket
+from gateway.errors import PERMISSION, SERVER, ApiError, from_engine, model_not_found, queue_timeout
 from gateway.exchange import Exchange
 from gateway.guardian.check import Guard
-from gateway.limits.reserve import Lease, Limits
+from gateway.limits.reserve import Demand, Lease, LimitClass, Limits
 from gateway.observability.metrics import Metrics
 from gateway.protocol.encode import Encoder, Usage, new_id
 from gateway.protocol.sampling import GenerationFields, RequestBounds
@@ -61,6 +62,7 @@ class Job(Generic[T]):
     samplings: Sequence[Sampling]
     encoder: Encoder
     prompt_param: str
+    cache_salt: str | None
 
     @property
     def prompt_tokens(self) -> int:
@@ -85,6 +87,7 @@ class Policy:
     bounds: RequestBounds
     max_body_bytes: int
     request_timeout: float
+    hide_denied_models: bool = True
 
 
 class Pipeline:
@@ -94,41 +97,46 @@ class Pipeline:
         self,
         *,
         engine: Engine,
-        identity: Identity,
-        admission: Admission,
+        door: Door,
+        gate: Gate,
         limits: Limits,
         guard: Guard,
+        salts: CacheSalts | None,
         ledger: Ledger,
         metrics: Metrics,
         policy: Policy,
         decoder: Executor,
     ) -> None:
         self._engine = engine
-        self._identity = identity
-        self._admission = admission
+        self._door = door
+        self._gate = gate
         self._limits = limits
         self._guard = guard
+        self._salts = salts
         self._ledger = ledger
         self._metrics = metrics
         self._policy = policy
         self._decoder = decoder
         self.streams: set[StreamSink] = set()
 
-    def authorize(self, exchange: Exchange) -> Principal:
-        """Identify the caller and check the route's scope. Raises :class:`ApiError` 401 or 403."""
-        route = exchange.route
-        assert route is not None
-        assert route.scope is not None
-        exchange.principal = self._identity.identify(exchange.scope["headers"])
-        require_scope(exchange.principal, route.scope)
-        return exchange.principal
+    async def enter(self, exchange: Exchange) -> Principal:
+        """The way of a request that runs no model: identify, check the scope, count it. Raises :class:`ApiError`."""
+        principal = self._authorize(exchange)
+        if exchange.route is not None and exchange.route.limit_class is not LimitClass.NONE:
+            lease = await self._reserve(exchange, principal, None)
+            lease.settle(0)
+        return principal
+
+    def visible(self, principal: Principal) -> list[ModelInfo]:
+        """The models that ``principal`` may know of."""
+        return [model for model in self._engine.models() if principal.may_use(model.id)]
 
     async def generate(self, exchange: Exchange, surface: Surface[T]) -> None:
         """One generation, from its headers to the settled account."""
         exchange.life = Life(self._ledger, new_id(surface.id_prefix), received_at=exchange.received)
-        principal = self.authorize(exchange)
-        self._admission.require_open()
-        deadline = exchange.deadline(self._policy.request_timeout)
+        principal = self._authorize(exchange)
+        self._gate.require_open()
+        deadline = exchange.received + exchange.deadline(self._policy.request_timeout)
         body = await exchange.json_body(self._policy.max_body_bytes)
         request = await self._decode(surface, body)
         model = self._resolve(request.model, principal)
@@ -136,18 +144,32 @@ class Pipeline:
         exchange.streaming = request.stream
         exchange.labels = request.labels()
         try:
-            async with asyncio.timeout(deadline - (time.monotonic() - exchange.received)):
+            async with asyncio.timeout(deadline - time.monotonic()):
                 prompts = await self._render(surface, request)
-                job = self._plan(surface, request, prompts, model, exchange.life.request_id)
+                job = self._plan(surface, request, prompts, model, principal, exchange.life.request_id)
                 lease = await self._reserve(exchange, principal, job)
                 try:
                     await self._guard_input(exchange, principal, surface, request)
-                    await self._admitted(exchange, exchange.life, principal, job)
+                    slot = await self._gate.enter(_ticket(job, principal, deadline))
+                    try:
+                        await self._admitted(exchange, exchange.life, principal, job, slot)
+                    finally:
+                        slot.leave(sum(exchange.tokens))
                 finally:
                     # Nothing was used by a request that was not admitted.
-                    lease.settle(prompt_tokens=exchange.tokens[0], completion_tokens=exchange.tokens[1])
+                    lease.settle(sum(exchange.tokens))
         except TimeoutError:
             raise self._too_late(exchange) from None
+
+    # -- who ----------------------------------------------------------------------------------------------------
+
+    def _authorize(self, exchange: Exchange) -> Principal:
+        route = exchange.route
+        assert route is not None
+        assert route.scope is not None
+        principal = self._door.enter(exchange, route.scope)
+        exchange.rate_headers = self._limits.known(principal, exchange.address)
+        return principal
 
     # -- before admission ---------------------------------------------------------------------------------------
 
@@ -157,10 +179,12 @@ class Pipeline:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._decoder, surface.parse, body, self._policy.bounds)
 
-    def _resolve(self, name: str, principal: Principal) -> ModelInfo:  # noqa: ARG002 - allow-lists follow
+    def _resolve(self, name: str, principal: Principal) -> ModelInfo:
         for model in self._engine.models():
             if model.id == name:
-                return model
+                if principal.may_use(name):
+                    return model
+                raise model_not_found() if self._policy.hide_denied_models else _model_denied()
         raise model_not_found()
 
     async def _render(self, surface: Surface[T], request: T) -> Sequence[Prompt]:
@@ -170,7 +194,13 @@ class Pipeline:
             raise from_engine(error, prompt_param=surface.prompt_param) from error
 
     def _plan(
-        self, surface: Surface[T], request: T, prompts: Sequence[Prompt], model: ModelInfo, response_id: str
+        self,
+        surface: Surface[T],
+        request: T,
+        prompts: Sequence[Prompt],
+        model: ModelInfo,
+        principal: Principal,
+        response_id: str,
     ) -> Job[T]:
         sampling = request.to_sampling(self._policy.bounds)
         # A wish above the server's bound was clamped, so what is left of it is not the caller's own number any more.
@@ -180,21 +210,28 @@ class Pipeline:
         try:
             samplings = [_fit(sampling, len(prompt.token_ids), model.context_length, explicit) for prompt in prompts]
             encoder = surface.encoder(request, response_id, prompts)
-            job = Job(request, response_id, prompts, samplings, encoder, surface.prompt_param)
+            salt = self._salts.salt(principal.tenant) if self._salts else None
+            job = Job(request, response_id, prompts, samplings, encoder, surface.prompt_param, salt)
             for index in range(len(prompts)):
                 self._engine.check(_generation(job, index))
         except EngineError as error:
             raise from_engine(error, prompt_param=surface.prompt_param) from error
         return job
 
-    async def _reserve(self, exchange: Exchange, principal: Principal, job: Job[Any]) -> Lease:
+    async def _reserve(self, exchange: Exchange, principal: Principal, job: Job[Any] | None) -> Lease:
         assert exchange.route is not None
-        return await self._limits.reserve(
-            principal,
-            exchange.route.limit_class,
-            prompt_tokens=job.prompt_tokens,
-            max_tokens=job.max_tokens * job.choices,
+        demand = Demand(
+            request_id=job.response_id if job else new_id("req-"),
+            principal=principal,
+            address=exchange.address,
+            limit_class=exchange.route.limit_class,
+            model=job.request.model if job else None,
+            tokens=job.prompt_tokens + job.max_tokens * job.choices if job else 0,
+            prompt_param=job.prompt_param if job else None,
         )
+        lease = await self._limits.reserve(demand)
+        exchange.rate_headers = lease.headers
+        return lease
 
     async def _guard_input(self, exchange: Exchange, principal: Principal, surface: Surface[T], request: T) -> None:
         assert exchange.route is not None
@@ -202,15 +239,16 @@ class Pipeline:
 
     # -- admitted: from here on the request is accounted for ------------------------------------------------------
 
-    async def _admitted(self, exchange: Exchange, life: Life, principal: Principal, job: Job[Any]) -> None:
-        meter = Meter(lambda: self._first_token(exchange, life))
+    async def _admitted(self, exchange: Exchange, life: Life, principal: Principal, job: Job[Any], slot: Slot) -> None:
+        meter = Meter(lambda: self._first_token(exchange, life, slot))
         completed = False
-        self._admission.enter()
         self._metrics.in_flight.inc()
         life.admitted(
             principal=principal.id,
+            tenant=principal.tenant,
             route=exchange.route.path if exchange.route else "",
             model=job.request.model,
+            adapter=None,
             prompt_tokens=job.prompt_tokens,
             max_tokens=job.max_tokens,
             n=job.choices,
@@ -218,43 +256,45 @@ class Pipeline:
         )
         try:
             life.dispatched()
-            await self._run(exchange, job, meter)
+            await self._run(exchange, job, meter, slot.priority)
             completed = True
         except EngineError as error:
             raise from_engine(error, prompt_param=job.prompt_param) from error
         finally:
             exchange.tokens = (job.prompt_tokens, meter.tokens)
-            self._admission.leave()
+            life.cached_tokens = meter.cached
             self._metrics.in_flight.dec()
-            self._metrics.request_settled(job.request.model, job.prompt_tokens, meter.tokens)
+            self._metrics.request_settled(job.request.model, job.prompt_tokens, meter.tokens, meter.cached)
             if completed:
                 life.completed(completion_tokens=meter.tokens, finish_reasons=tuple(meter.finish_reasons))
 
-    def _first_token(self, exchange: Exchange, life: Life) -> None:
+    def _first_token(self, exchange: Exchange, life: Life, slot: Slot) -> None:
         life.first_token()
+        slot.first_token()
         assert exchange.route is not None
         self._metrics.first_token(exchange.route.path, exchange.model or "", life.ttft() or 0.0)
 
-    async def _run(self, exchange: Exchange, job: Job[Any], meter: Meter) -> None:
+    async def _run(self, exchange: Exchange, job: Job[Any], meter: Meter, priority: int) -> None:
         if not job.request.stream:
             whole = WholeSink(job.choices, meter)
-            await self._run_prompts(job, whole)
-            exchange.respond(200, job.encoder.whole(whole.choices(), Usage(job.prompt_tokens, meter.tokens)))
+            await self._run_prompts(job, whole, priority)
+            exchange.respond(200, job.encoder.whole(whole.choices(), _usage(job, meter)))
             return
         sink = StreamSink(exchange.stream, job.encoder, meter, exchange.begin_stream)
         self.streams.add(sink)
         try:
-            await self._run_prompts(job, sink)
+            await self._run_prompts(job, sink, priority)
         finally:
             self.streams.discard(sink)
-        sink.finish(Usage(job.prompt_tokens, meter.tokens) if job.request.include_usage else None)
+        sink.finish(_usage(job, meter) if job.request.include_usage else None)
 
-    async def _run_prompts(self, job: Job[Any], sink: StreamSink | WholeSink) -> None:
+    async def _run_prompts(self, job: Job[Any], sink: StreamSink | WholeSink, priority: int) -> None:
         if len(job.prompts) == 1:
-            await self._engine.run(_generation(job, 0), sink)
+            await self._engine.run(_generation(job, 0, priority), sink)
             return
+        generations = [_generation(job, index, priority) for index in range(len(job.prompts))]
         n = job.request.n
-        await _all([self._engine.run(_generation(job, i), OffsetSink(sink, i * n)) for i in range(len(job.prompts))])
+        await _all([self._engine.run(each, OffsetSink(sink, i * n)) for i, each in enumerate(generations)])
 
     def _too_late(self, exchange: Exchange) -> ApiError:
         if exchange.life is None or exchange.life.first_token_at is None:
@@ -276,13 +316,34 @@ def _fit(sampling: Sampling, prompt_tokens: int, context: int, explicit: bool) -
     return structs.replace(sampling, max_tokens=room)
 
 
-def _generation(job: Job[Any], index: int) -> GenerationRequest:
+def _ticket(job: Job[Any], principal: Principal, deadline: float) -> Ticket:
+    return Ticket(
+        request_id=job.response_id,
+        tenant=principal.tenant,
+        weight=principal.weight,
+        sequences=job.choices,
+        tokens=job.prompt_tokens + job.max_tokens * job.choices,
+        deadline=deadline,
+    )
+
+
+def _usage(job: Job[Any], meter: Meter) -> Usage:
+    return Usage(job.prompt_tokens, meter.tokens, meter.cached)
+
+
+def _model_denied() -> ApiError:
+    return ApiError(403, "This key may not use that model.", code="model_not_allowed", param="model", type=PERMISSION)
+
+
+def _generation(job: Job[Any], index: int, priority: int = 0) -> GenerationRequest:
     return GenerationRequest(
         request_id=f"{job.response_id}-{index}",
         model=job.request.model,
         prompt=job.prompts[index],
         sampling=job.samplings[index],
         stream=job.request.stream,
+        priority=priority,
+        cache_salt=job.cache_salt,
     )
 
 

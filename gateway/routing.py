@@ -22,9 +22,11 @@ Endpoint = Callable[["Exchange"], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One method on one path. ``path`` is exact, or ends in ``{name}`` which takes the rest, slashes included.
+    """One method on one path. ``path`` is exact; or ends in ``{name}``, which takes the rest, slashes included; or has
+    one ``{name}`` in the middle, which takes one segment.
 
-    ``scope`` None means public: anyone may call it, and ``public`` must say so too.
+    ``scope`` None means public: anyone may call it, and ``public`` must say so too. ``request``, ``query``,
+    ``response`` and ``stream`` are what the OpenAPI document says of body, query string, answer and events.
     """
 
     method: str
@@ -37,6 +39,7 @@ class Route:
     public: bool = False
     runs_model: bool = False
     request: type[BaseModel] | None = None
+    query: type[BaseModel] | None = None
     response: type[BaseModel] | None = None
     stream: type[BaseModel] | None = None
     media_type: str = "application/json"
@@ -55,29 +58,34 @@ class RouteTable:
     def __init__(self, routes: Iterable[Route]) -> None:
         self.routes = tuple(routes)
         self._exact: dict[bytes, dict[str, Route]] = {}
-        self._prefixed: list[tuple[bytes, dict[str, Route]]] = []
+        self._patterns: list[tuple[bytes, bytes, dict[str, Route]]] = []
         for route in self.routes:
             route.check()
             self._methods(route.path)[route.method] = route
 
     def _methods(self, path: str) -> dict[str, Route]:
-        literal, brace, _ = path.partition("{")
-        raw = literal.encode("ascii")
+        literal, brace, rest = path.partition("{")
+        start, end = literal.encode("ascii"), rest.partition("}")[2].encode("ascii")
         if not brace:
-            return self._exact.setdefault(raw, {})
-        for prefix, methods in self._prefixed:
-            if prefix == raw:
+            return self._exact.setdefault(start, {})
+        for prefix, suffix, methods in self._patterns:
+            if (prefix, suffix) == (start, end):
                 return methods
-        self._prefixed.append((raw, {}))
-        return self._prefixed[-1][1]
+        self._patterns.append((start, end, {}))
+        # The most specific first: `{id}/rotate` before `{id}`.
+        self._patterns.sort(key=lambda pattern: (len(pattern[0]), len(pattern[1])), reverse=True)
+        return next(methods for prefix, suffix, methods in self._patterns if (prefix, suffix) == (start, end))
 
     def find(self, method: str, raw_path: bytes) -> tuple[Route, str]:
         """The route and the rest of its path. Raises :class:`gateway.errors.ApiError` 404 or 405."""
         exact = self._exact.get(raw_path)
         if exact is not None:
             return _by_method(exact, method), ""
-        for prefix, methods in self._prefixed:
-            if raw_path.startswith(prefix) and (rest := _rest(raw_path[len(prefix) :])):
+        for prefix, suffix, methods in self._patterns:
+            if not (raw_path.startswith(prefix) and raw_path.endswith(suffix)):
+                continue
+            rest = _rest(raw_path[len(prefix) : len(raw_path) - len(suffix)])
+            if rest and not (suffix and "/" in rest):
                 return _by_method(methods, method), rest
         raise unknown_url()
 

@@ -9,8 +9,8 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -20,7 +20,8 @@ import uvloop
 from pydantic import SecretStr
 
 from engine.types import EngineUnavailable
-from gateway.app import create_app
+from gateway.access.secret import KEYS, DeploymentSecret, deployment_secret
+from gateway.app import NO_AUTHENTICATION, create_app
 from gateway.engines import build_engine
 from gateway.http.listener import AddressUnavailableError
 from gateway.lifecycle import Gateway
@@ -28,7 +29,14 @@ from gateway.observability.logs import LogOptions, Logs, install
 from gateway.observability.metrics import Metrics
 from gateway.progress import progress_bar
 from gateway.settings import Settings, SettingsError
+from gateway.store.database import Database, StoreUnavailable
+from gateway.store.keys import KeyRepository
+from gateway.store.migrate import prepare
+from gateway.store.opened import Store
+from gateway.store.usage import UsageRepository
 from gateway.usage.ledger import JsonlLedger
+from gateway.usage.prices import PriceList
+from gateway.usage.shipper import Shipper
 
 if TYPE_CHECKING:
     from engine.runtime import VllmEngine
@@ -39,6 +47,8 @@ EXIT_OK = 0
 EXIT_FAILED = 1
 #: Seconds that an orderly stop may take before the process leaves anyway.
 STOP_SECONDS = 15.0
+#: Seconds for the last rows and entries to be written.
+CLOSE_SECONDS = 5.0
 #: Seconds in which the same signal again is an echo of the first.
 ECHO_SECONDS = 0.1
 
@@ -51,14 +61,22 @@ class Served:
     name: str
 
 
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What is opened before the event loop runs, and closed after it."""
+
+    secret: DeploymentSecret
+    ledger: JsonlLedger
+    store: Store
+    logs: Logs
+    metrics: Metrics
+
+
 def run(settings: Settings) -> int:
     """Serve until told to stop; the exit status. Raises :class:`SettingsError`."""
     settings, made_key = _with_development_key(settings)
-    if settings.static_key() is None and not settings.allow_no_auth:
-        raise SettingsError(
-            "no authentication is configured: set SLUICE_API_KEY or api_key_file, use --dev to have a key made, "
-            "or --allow-no-auth to serve everyone"
-        )
+    secret = deployment_secret(settings.deployment_secret(), settings.state_dir)
+    _require_authentication(settings, secret)
     try:
         served = _resolve_model(settings)
     except EngineUnavailable as error:
@@ -67,15 +85,60 @@ def run(settings: Settings) -> int:
     metrics = Metrics()
     logs = _install_logs(settings, metrics)
     try:
-        ledger = _open_ledger(settings, metrics)
-        try:
+        with _accounts(settings, secret, metrics) as (ledger, store):
             engine = build_engine(settings, served.path, served.name)
-            status: int = uvloop.run(_serve(settings, served, engine, logs, ledger, metrics, made_key))
+            parts = Parts(secret, ledger, store, logs, metrics)
+            status: int = uvloop.run(_serve(settings, served, engine, parts, made_key))
             return status
-        finally:
-            ledger.close(timeout=5.0)
     finally:
         logs.close()
+
+
+def _require_authentication(settings: Settings, secret: DeploymentSecret) -> None:
+    """Raise :class:`SettingsError` if nobody could come in, or everybody without anybody having said so."""
+    if settings.static_key() is not None or settings.allow_no_auth or settings.jwt:
+        return
+    database = Database(settings.store_url())
+    try:
+        prepare(database, secret)
+        if not KeyRepository(database, secret.derive(KEYS)).list(limit=1).records:
+            raise SettingsError(NO_AUTHENTICATION)
+    except StoreUnavailable as error:
+        # It may be back before the model is loaded; until then keys are answered 503.
+        sys.stderr.write(f"sluice: the store is not available: {error}\n")
+    finally:
+        database.close()
+
+
+@contextmanager
+def _accounts(settings: Settings, secret: DeploymentSecret, metrics: Metrics) -> Iterator[tuple[JsonlLedger, Store]]:
+    """The ledger, the store, and what copies the one into the other; closed so that nothing is left behind."""
+    ledger = _open_ledger(settings, metrics)
+    try:
+        store = Store.open(settings, secret, on_audit_lost=metrics.audit_lost.inc)
+        shipper = _shipper(settings, ledger, store, metrics) if settings.usage.database else None
+        try:
+            yield ledger, store
+        finally:
+            ledger.close(timeout=CLOSE_SECONDS)
+            if shipper is not None:
+                shipper.close(timeout=CLOSE_SECONDS)
+            store.close(timeout=CLOSE_SECONDS)
+    finally:
+        ledger.close(timeout=CLOSE_SECONDS)
+
+
+def _shipper(settings: Settings, ledger: JsonlLedger, store: Store, metrics: Metrics) -> Shipper:
+    shipper = Shipper(
+        ledger.path,
+        UsageRepository(store.database),
+        PriceList(settings.usage.prices),
+        prepare=store.prepare,
+        observer=metrics,
+        retention_days=settings.usage.retention_days,
+    )
+    shipper.start()
+    return shipper
 
 
 def _with_development_key(settings: Settings) -> tuple[Settings, Path | None]:
@@ -141,13 +204,19 @@ async def _serve(
     settings: Settings,
     served: Served,
     engine: VllmEngine,
-    logs: Logs,
-    ledger: JsonlLedger,
-    metrics: Metrics,
+    parts: Parts,
     made_key: Path | None,
 ) -> int:
+    metrics, ledger = parts.metrics, parts.ledger
     gateway = create_app(
-        settings, engine, ledger=ledger, access_log=logs.access, metrics=metrics, engine_version=_engine_version()
+        settings,
+        engine,
+        secret=parts.secret,
+        ledger=ledger,
+        access_log=parts.logs.access,
+        metrics=metrics,
+        store=parts.store,
+        engine_version=_engine_version(),
     )
     gateway.refreshers.append(lambda: metrics.ledger_degraded.set(ledger.degraded))
     gateway.refreshers.append(engine.flush_metrics)

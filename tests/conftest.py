@@ -46,5 +46,7 @@ def real(default_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
             load(flags={"engine": {"max_model_len": 4096}}), str(default_model), "smollm2-135m-instruct"
         )
 
-    with threaded(build, tmp_path_factory.mktemp("state")) as gateway:  # type: ignore[arg-type]
+    # On a loaded machine the last of two hundred waits for more than a minute.
+    patient = {"max_wait": 600.0}
+    with threaded(build, tmp_path_factory.mktemp("state"), admission=patient) as gateway:  # type: ignore[arg-type]
         yield gateway

@@ -60,24 +60,74 @@ class Metrics:
         self.ledger_degraded = Gauge(
             "sluice_ledger_degraded", "1 while the ledger cannot be written.", registry=registry
         )
+        self._queue_wait = Histogram(
+            "sluice_queue_seconds", "Wait of admitted requests for their turn.", buckets=_DURATION, registry=registry
+        )
+        self._shed = Counter(
+            "sluice_requests_shed", "Requests that the queue sent away.", ["reason"], registry=registry
+        )
+        self._queued = Gauge("sluice_requests_queued", "Requests waiting for their turn.", registry=registry)
+        self._running_bound = Gauge(
+            "sluice_running_bound", "Sequences that may run at once; 0: no bound.", registry=registry
+        )
+        self._limit_decisions = Counter(
+            "sluice_limit_decisions", "Decisions on limits.", ["by", "outcome"], registry=registry
+        )
+        self._limit_latency = Histogram(
+            "sluice_limit_store_seconds", "Decisions of the limits' shared store.",
+            buckets=(0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1), registry=registry,
+        )  # fmt: skip
+        self._limit_errors = Counter(
+            "sluice_limit_store_errors", "Failures of the limits' shared store.", ["reason"], registry=registry
+        )
+        self._limit_store = Gauge(
+            "sluice_limit_store_available", "1 while the limits' shared store decides.", registry=registry
+        )
+        self._limit_pending = Gauge(
+            "sluice_limit_settles_pending", "Settlements on their way to the shared store.", registry=registry
+        )
+        self._store = Gauge("sluice_store_available", "1 while the database of keys answers.", registry=registry)
+        self._keys = Gauge("sluice_keys_known", "Keys of the store in memory.", registry=registry)
+        self._usage_rows = Counter("sluice_usage_rows_shipped", "Usage rows in the database.", registry=registry)
+        self._usage_skipped = Counter(
+            "sluice_usage_lines_skipped", "Lines of the ledger that are not rows.", registry=registry
+        )
+        self._usage_looked = Gauge(
+            "sluice_usage_looked_timestamp_seconds", "When usage was last copied, or found to be.", registry=registry
+        )
+        self._usage_behind = Gauge(
+            "sluice_usage_behind_bytes", "Bytes of the ledger that are not in the database yet.", registry=registry
+        )
+        self._usage_database = Gauge(
+            "sluice_usage_database_available", "1 while the database takes usage rows.", registry=registry
+        )
+        self._jwks = Counter("sluice_jwks_fetches", "Fetches of issuers' keys.", ["outcome"], registry=registry)
+        self._jwks_keys = Gauge(
+            "sluice_jwks_keys", "Keys of an issuer that tokens are verified with.", ["issuer"], registry=registry
+        )
+        self._jwt_refused = Counter("sluice_jwt_refusals", "JWTs refused, and why.", ["reason"], registry=registry)
+        self.audit_lost = Counter("sluice_audit_entries_lost", "Audit entries lost for good.", registry=registry)
         info = Gauge("sluice_build_info", "Version of this process.", ["version"], registry=registry)
         info.labels(metadata.version("sluice")).set(1)
         # Bound once per label set: a labels() call costs more than the count itself.
+        self._bound_decisions = lru_cache(_BOUND_CHILDREN)(self._limit_decisions.labels)
         self._bound_requests = lru_cache(_BOUND_CHILDREN)(self._requests.labels)
         self._bound_duration = lru_cache(_BOUND_CHILDREN)(self._duration.labels)
         self._bound_ttft = lru_cache(_BOUND_CHILDREN)(self._ttft.labels)
         self._bound_tokens = lru_cache(_BOUND_CHILDREN)(self._tokens.labels)
         self._bound_prompt_size = lru_cache(_BOUND_CHILDREN)(self._prompt_size.labels)
+        self._bound_jwt_refused = lru_cache(_BOUND_CHILDREN)(self._jwt_refused.labels)
 
     def request_finished(self, route: str, status: int, outcome: str, code: str | None, seconds: float) -> None:
         """Count one answered request; ``code`` is the error code or None."""
         self._bound_requests(route, str(status), outcome, code or "").inc()
         self._bound_duration(route).observe(seconds)
 
-    def request_settled(self, model: str, prompt_tokens: int, completion_tokens: int) -> None:
-        """Count the tokens of one admitted request, once."""
+    def request_settled(self, model: str, prompt_tokens: int, completion_tokens: int, cached_tokens: int) -> None:
+        """Count the tokens of one admitted request, once. ``cached_tokens`` are among ``prompt_tokens``."""
         self._bound_tokens(model, "prompt").inc(prompt_tokens)
         self._bound_tokens(model, "completion").inc(completion_tokens)
+        self._bound_tokens(model, "cached").inc(cached_tokens)
         self._bound_prompt_size(model).observe(prompt_tokens)
 
     def first_token(self, route: str, model: str, seconds: float) -> None:
@@ -96,6 +146,73 @@ class Metrics:
         self._waiting.set(state.waiting)
         self._kv.set(state.kv_usage)
         self._restarts.set(state.restarts)
+
+    def waited(self, seconds: float) -> None:
+        """See :class:`gateway.admission.GateObserver`."""
+        self._queue_wait.observe(seconds)
+
+    def shed(self, reason: str) -> None:
+        """See :class:`gateway.admission.GateObserver`."""
+        self._shed.labels(reason).inc()
+
+    def gate(self, *, queued: int, bound: int) -> None:
+        """Set the gate's gauges."""
+        self._queued.set(queued)
+        self._running_bound.set(bound)
+
+    def limit_decided(self, by: str, outcome: str) -> None:
+        """See :class:`gateway.limits.decide.LimitObserver`."""
+        self._bound_decisions(by, outcome).inc()
+
+    def limit_latency(self, seconds: float) -> None:
+        """See :class:`gateway.limits.decide.LimitObserver`."""
+        self._limit_latency.observe(seconds)
+
+    def limit_store_error(self, reason: str) -> None:
+        """See :class:`gateway.limits.decide.LimitObserver`."""
+        self._limit_errors.labels(reason).inc()
+
+    def limit_store(self, *, available: bool, pending: int) -> None:
+        """See :class:`gateway.limits.decide.LimitObserver`."""
+        self._limit_store.set(available)
+        self._limit_pending.set(pending)
+
+    def usage_shipped(self, rows: int, behind: int) -> None:
+        """See :class:`gateway.usage.shipper.ShipperObserver`."""
+        self._usage_rows.inc(rows)
+        self._usage_behind.set(behind)
+
+    def usage_skipped(self, lines: int) -> None:
+        """See :class:`gateway.usage.shipper.ShipperObserver`."""
+        self._usage_skipped.inc(lines)
+
+    def usage_looked(self, moment: float) -> None:
+        """See :class:`gateway.usage.shipper.ShipperObserver`."""
+        self._usage_looked.set(moment)
+
+    def usage_database(self, available: bool) -> None:
+        """See :class:`gateway.usage.shipper.ShipperObserver`."""
+        self._usage_database.set(available)
+
+    def jwks_fetched(self, good: bool) -> None:
+        """See :class:`gateway.access.tokens.JwtObserver`."""
+        self._jwks.labels("good" if good else "failed").inc()
+
+    def jwks_keys(self, issuer: str, count: int) -> None:
+        """See :class:`gateway.access.tokens.JwtObserver`. Issuers come from the configuration, so they are bounded."""
+        self._jwks_keys.labels(issuer).set(count)
+
+    def jwt_refused(self, reason: str) -> None:
+        """See :class:`gateway.access.tokens.JwtObserver`."""
+        self._bound_jwt_refused(reason).inc()
+
+    def store_available(self, available: bool) -> None:
+        """Whether the database of keys answers."""
+        self._store.set(available)
+
+    def keys_known(self, count: int) -> None:
+        """How many keys are in memory."""
+        self._keys.set(count)
 
     def exposition(self) -> tuple[bytes, bytes]:
         """Content type and text of everything: ours, then the default registry with ``vllm:*`` and ``process_*``."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from engine.types import Engine, ModelInfo
+from engine.types import ModelInfo
 from gateway.access.principal import Scope
 from gateway.errors import model_not_found
 from gateway.exchange import Exchange
@@ -17,16 +17,17 @@ from gateway.protocol.responses import Model, ModelList
 from gateway.routing import Route
 
 
-def routes(pipeline: Pipeline, engine: Engine) -> list[Route]:
+def routes(pipeline: Pipeline) -> list[Route]:
     """The routes of this resource."""
 
     async def list_models(exchange: Exchange) -> None:
-        pipeline.authorize(exchange)
-        exchange.respond(200, orjson.dumps({"object": "list", "data": [_wire(model) for model in engine.models()]}))
+        principal = await pipeline.enter(exchange)
+        data = [_wire(model) for model in pipeline.visible(principal)]
+        exchange.respond(200, orjson.dumps({"object": "list", "data": data}))
 
     async def get_model(exchange: Exchange) -> None:
-        pipeline.authorize(exchange)
-        for model in engine.models():
+        principal = await pipeline.enter(exchange)
+        for model in pipeline.visible(principal):
             if model.id == exchange.path_rest:
                 exchange.respond(200, orjson.dumps(_wire(model)))
                 return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import html
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from importlib import metadata
 from typing import Any
@@ -38,18 +38,23 @@ class Version(BaseModel):
     engine: str = Field(description="Version of vLLM.")
 
 
-def health_routes(is_started: Callable[[], bool], is_ready: Callable[[], str | None]) -> list[Route]:
-    """The probes. ``is_ready`` returns None, or what readiness waits for."""
+def health_routes(
+    is_started: Callable[[], bool], is_ready: Callable[[], str | None], degraded: Callable[[], Sequence[str]]
+) -> list[Route]:
+    """The probes. ``is_ready`` returns None, or what readiness waits for; ``degraded`` what is away all the same."""
 
     async def healthz(exchange: Exchange) -> None:
         exchange.respond(200, b'{"status":"ok"}')
 
     async def readyz(exchange: Exchange) -> None:
         reason = is_ready()
+        headers = [(b"content-type", b"application/json")]
+        if missing := degraded():
+            headers.append((b"x-degraded", ", ".join(missing).encode("ascii")))
         if reason is None:
-            exchange.respond(200, b'{"status":"ready"}')
+            exchange.respond(200, b'{"status":"ready"}', headers)
         else:
-            headers = [(b"content-type", b"application/json"), (b"retry-after", b"5")]
+            headers.append((b"retry-after", b"5"))
             exchange.respond(503, b'{"status":"not ready"}', [*headers, (b"x-not-ready", reason.encode("ascii"))])
 
     async def startupz(exchange: Exchange) -> None:
@@ -70,7 +75,7 @@ def metrics_routes(
 
     async def show(exchange: Exchange) -> None:
         if need_key:
-            pipeline.authorize(exchange)
+            await pipeline.enter(exchange)
         refresh()
         content_type, text = await asyncio.get_running_loop().run_in_executor(worker, metrics.exposition)
         exchange.respond(200, text, [(b"content-type", content_type)])

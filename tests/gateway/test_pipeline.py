@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from gateway.limits.reserve import Demand, Headers
 from gateway.pipeline import Pipeline
 from gateway.usage.records import Settled
 from tests.support.checker import EngineEvidence, Evidence, check, without_index
@@ -48,7 +49,7 @@ async def test_draining_and_full_are_503_before_the_body_is_read(stub: Live) -> 
 
 async def test_more_than_may_be_in_flight_is_refused(tmp_path: Path) -> None:
     engine = StubEngine(faults=Faults(stall_first_token=True))
-    async with running(engine, tmp_path, limits={"max_in_flight": 2}) as live:
+    async with running(engine, tmp_path, admission={"max_running": 2, "max_queue": 0}) as live:
         client = client_of(live)
         held = [asyncio.create_task(client.post(CHAT, BODY)) for _ in range(2)]
         await eventually(lambda: live.metric("sluice_requests_in_flight") == 2)
@@ -64,7 +65,7 @@ async def test_more_than_may_be_in_flight_is_refused(tmp_path: Path) -> None:
 
 
 async def test_a_process_short_of_memory_sheds_new_work(tmp_path: Path) -> None:
-    async with running(StubEngine(), tmp_path, limits={"max_memory_fraction": 0.000001}) as live:
+    async with running(StubEngine(), tmp_path, admission={"max_memory_fraction": 0.000001}) as live:
         answer = await client_of(live).post(CHAT, BODY)
         assert answer is not None
         assert (answer.status, answer.json()["error"]["code"]) == (503, "engine_overloaded")
@@ -173,16 +174,21 @@ async def test_one_failed_prompt_ends_the_batch_once(tmp_path: Path) -> None:
 class Ledgered:
     """A limits policy that remembers what it was asked and told."""
 
-    def __init__(self) -> None:
-        self.reserved: list[tuple[int, int]] = []
-        self.settled: list[tuple[int, int]] = []
+    headers = ((b"x-ratelimit-limit-requests", b"7"),)
 
-    async def reserve(self, principal: object, limit_class: object, *, prompt_tokens: int, max_tokens: int) -> Ledgered:
-        self.reserved.append((prompt_tokens, max_tokens))
+    def __init__(self) -> None:
+        self.reserved: list[Demand] = []
+        self.settled: list[int] = []
+
+    def known(self, principal: object, address: object) -> Headers:
+        return ()
+
+    async def reserve(self, demand: Demand) -> Ledgered:
+        self.reserved.append(demand)
         return self
 
-    def settle(self, *, prompt_tokens: int, completion_tokens: int) -> None:
-        self.settled.append((prompt_tokens, completion_tokens))
+    def settle(self, tokens: int) -> None:
+        self.settled.append(tokens)
 
 
 async def test_what_is_reserved_is_settled_once_on_every_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,7 +202,9 @@ async def test_what_is_reserved_is_settled_once_on_every_path(tmp_path: Path, mo
     engine = StubEngine(StubConfig(step_seconds=0.01), Faults(fail_requests=frozenset({2})))
     async with running(engine, tmp_path) as live:
         client = client_of(live)
-        await client.post(CHAT, {**BODY, "ignore_eos": True})
+        answer = await client.post(CHAT, {**BODY, "ignore_eos": True})
+        assert answer is not None
+        assert answer.headers["x-ratelimit-limit-requests"] == "7"
         await client.post(CHAT, BODY)
         await client.stream(
             CHAT,
@@ -208,11 +216,11 @@ async def test_what_is_reserved_is_settled_once_on_every_path(tmp_path: Path, mo
         engine.faults.overload = 1.0
         await client.post(CHAT, BODY)
         assert len(limits.settled) == len(limits.reserved) == 4
-    prompt = limits.reserved[0][0]
-    assert limits.reserved[:2] == [(prompt, 8), (prompt, 8)]
-    assert limits.settled[0] == (prompt, 8)
-    assert 0 < limits.settled[2][1] < 4000
-    assert limits.settled[3] == (prompt, 0)
+    prompt = limits.reserved[0].tokens - 8
+    assert prompt > 0
+    assert limits.settled[0] == prompt + 8
+    assert prompt < limits.settled[2] < prompt + 4000
+    assert limits.settled[3] == prompt
 
 
 @pytest.mark.parametrize("seed", range(10))

@@ -45,6 +45,18 @@ def test_found() -> None:
     assert TABLE.find("GET", b"/v1/models/org%2Fname")[1] == "org/name"
 
 
+def test_a_segment_in_the_middle_beats_the_rest() -> None:
+    table = RouteTable(
+        [route("/v1/keys/{id}"), route("/v1/keys/{id}/rotate", "POST"), route("/v1/keys/{id}", "DELETE")]
+    )
+    assert table.find("POST", b"/v1/keys/a1/rotate") == (table.routes[1], "a1")
+    assert table.find("DELETE", b"/v1/keys/a1") == (table.routes[2], "a1")
+    assert table.find("GET", b"/v1/keys/a1/b/rotate") == (table.routes[0], "a1/b/rotate")
+    for path in (b"/v1/keys//rotate", b"/v1/keys/rotate/"):
+        with pytest.raises(ApiError):
+            table.find("POST", path)
+
+
 @pytest.mark.parametrize(
     "path",
     [

@@ -75,12 +75,18 @@ class Client:
 
     async def get(self, path: str, headers: Mapping[str, str] | None = None) -> Response:
         """One GET. It is not recorded: no model runs."""
+        return await self.request("GET", path, headers=headers)
+
+    async def request(
+        self, method: str, path: str, body: object = None, *, headers: Mapping[str, str] | None = None
+    ) -> Response:
+        """One request that runs no model, and is not recorded."""
+        payload = b"" if body is None else _payload(body)
         connection = await Connection.open(self.host, self.port)
         try:
             async with asyncio.timeout(self._timeout):
-                await connection.send(self._request("GET", path, b"", self._with_id(headers)))
-                status, answered = await connection.head()
-                return Response(status, answered, b"".join([piece async for piece in connection.pieces(answered)]))
+                await connection.send(self._request(method, path, payload, self._with_id(headers)))
+                return await _response(connection)
         finally:
             await connection.close()
 
@@ -168,9 +174,9 @@ class Client:
                 status=response.status if response else None,
                 ending=ending,
                 code=_error_code(body) if ending == "error_response" else None,
-                completion_tokens=_completion_tokens([body]) if ending == "body" else None,
                 canary=canary,
                 canaries_seen=_canaries(body),
+                **_told([body] if ending == "body" else []),
             )
         )
 
@@ -184,9 +190,9 @@ class Client:
                 status=stream.status,
                 ending=stream.ending,
                 code=_error_code(last) if stream.ending in ("error_response", "error_event") else None,
-                completion_tokens=_completion_tokens(events) if stream.ending == "done" else None,
                 canary=canary,
                 canaries_seen=_canaries(stream.body + text),
+                **_told(events if stream.ending == "done" else []),
             )
         )
 
@@ -260,11 +266,11 @@ def _error_code(body: bytes) -> str | None:
     return None
 
 
-def _completion_tokens(documents: list[bytes]) -> int | None:
-    """What the last document with a usage says."""
+def _told(documents: list[bytes]) -> dict[str, int]:
+    """What the last document with a usage says, by the names of :class:`Saw`."""
     for document in reversed(documents):
-        if b'"usage"' in document:
-            usage = json.loads(document).get("usage")
-            if usage is not None:
-                return int(usage["completion_tokens"])
-    return None
+        if b'"usage"' in document and (usage := json.loads(document).get("usage")) is not None:
+            said = {**usage, **(usage.get("prompt_tokens_details") or {})}
+            names = ("prompt_tokens", "completion_tokens", "cached_tokens")
+            return {name: int(said[name]) for name in names if name in said}
+    return {}

@@ -13,14 +13,17 @@ from typing import Any, TypeVar
 import uvloop
 
 from engine.types import Engine
+from gateway.access.secret import DeploymentSecret
 from gateway.app import create_app
 from gateway.lifecycle import Gateway
 from gateway.observability.logs import AccessEntry, AccessLog
 from gateway.observability.metrics import Metrics
 from gateway.settings import Settings, load
+from gateway.store.opened import Store
 from gateway.usage.ledger import MemoryLedger
 
 KEY = "sk-test-0123456789abcdef"
+SECRET = DeploymentSecret("the secret of the tests, 32 characters")
 
 T = TypeVar("T")
 
@@ -47,6 +50,7 @@ class Live:
     metrics: Metrics
     port: int
     key: str = KEY
+    store: Store | None = None
 
     @property
     def url(self) -> str:
@@ -68,13 +72,16 @@ async def start(engine: Engine, state_dir: Path, **flags: Any) -> Live:
     return live
 
 
-async def listen(engine: Engine, state_dir: Path, **flags: Any) -> Live:
+async def listen(engine: Engine, state_dir: Path, *, with_store: bool = False, **flags: Any) -> Live:
     """As :func:`start`, but the engine is still to be started."""
     settings = load(flags={"port": 0, "api_key": KEY, "state_dir": state_dir, **flags})
+    store = Store.open(settings, SECRET) if with_store else None
     ledger, access_log, metrics = MemoryLedger(), RecordedAccessLog(), Metrics()
-    gateway = create_app(settings, engine, ledger=ledger, access_log=access_log, metrics=metrics)
+    gateway = create_app(
+        settings, engine, secret=SECRET, ledger=ledger, access_log=access_log, metrics=metrics, store=store
+    )
     port = await gateway.listen()
-    return Live(gateway, engine, settings, ledger, access_log, metrics, port)
+    return Live(gateway, engine, settings, ledger, access_log, metrics, port, store=store)
 
 
 @asynccontextmanager
@@ -85,6 +92,8 @@ async def running(engine: Engine, state_dir: Path, **flags: Any) -> AsyncIterato
         yield live
     finally:
         await live.gateway.stop()
+        if live.store is not None:
+            live.store.close(5.0)
 
 
 class LoopThread:
