@@ -70,7 +70,9 @@ class Target:
         ).encode("ascii")
 
 
-class _Connection(asyncio.Protocol):
+class Connection(asyncio.Protocol):
+    """One keep-alive connection; one request in flight."""
+
     def __init__(self) -> None:
         self._transport: asyncio.Transport
         self._recording: Recording
@@ -139,17 +141,18 @@ def _without_collector() -> Iterator[None]:
         gc.enable()
 
 
-async def _open(target: Target, count: int) -> list[_Connection]:
+async def open_connections(target: Target, count: int) -> list[Connection]:
+    """``count`` keep-alive connections."""
     loop = asyncio.get_running_loop()
-    return [(await loop.create_connection(_Connection, target.host, target.port))[1] for _ in range(count)]
+    return [(await loop.create_connection(Connection, target.host, target.port))[1] for _ in range(count)]
 
 
-async def _repeat(connection: _Connection, request: bytes, times: int) -> list[Recording]:
+async def _repeat(connection: Connection, request: bytes, times: int) -> list[Recording]:
     return [await connection.exchange(request) for _ in range(times)]
 
 
 async def _run(target: Target, request: bytes, connections: int, each: int, limit: float) -> Window:
-    opened = await _open(target, connections)
+    opened = await open_connections(target, connections)
     try:
         async with asyncio.timeout(limit):
             started, cpu = perf_counter(), process_time()

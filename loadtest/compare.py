@@ -24,7 +24,7 @@ from loadtest.machine import describe, machine_facts
 from loadtest.page import page
 from loadtest.processes import Launch, ServerProcess, StartError, free_port, front_end
 from loadtest.report import Results, Visit, render
-from loadtest.systems import API_KEY, ENGINE_ARGUMENTS, ENVIRONMENT, ROOT, SYSTEMS, Place, System, environment
+from loadtest.systems import ENGINE_ARGUMENTS, ENVIRONMENT, ROOT, SYSTEMS, Place, System, environment
 from loadtest.toy import toy_model
 from loadtest.workload import Figures, Workload, find_model, measure, serves, single_ttft
 
@@ -33,6 +33,7 @@ TITLES: Final = {name: system.title for name, system in SYSTEMS.items()} | {
     DIRECT: "AsyncLLM called directly, no HTTP, prompt already tokenised: TTFT only"
 }
 WITHOUT_MODEL: Final = frozenset(name for name, system in SYSTEMS.items() if not system.has_model)
+DEFAULT_SYSTEMS: Final = "sluice,tenants,vllm,direct,stub"
 START_TIMEOUT: Final = 150.0
 QUIET_LOAD: Final = 0.5
 
@@ -41,7 +42,7 @@ def visit_server(system: System, place: Place, work: Workload) -> Figures:
     """Start ``system``, measure it, stop it."""
     server = ServerProcess(system.launch(place))
     try:
-        target = Target(place.port, API_KEY)
+        target = Target(place.port, system.api_key(place))
 
         def ready() -> bool:
             nonlocal target
@@ -116,7 +117,9 @@ def _write_json(file: Path, results: Results, facts: dict[str, object], work: Wo
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="compare.py", description="Compare Sluice with its peers on this machine.")
     parser.add_argument("--rounds", type=int, help="starts of every system (default 5, with --quick 2)")
-    parser.add_argument("--systems", default="sluice,vllm,direct,stub", help=f"of: {', '.join(TITLES)} (%(default)s)")
+    parser.add_argument(
+        "--systems", default="sluice,tenants,vllm,direct,stub", help=f"of: {', '.join(TITLES)} (%(default)s)"
+    )
     parser.add_argument("--peer", action="append", default=[], choices=["rust"], help="one more system; repeatable")
     parser.add_argument("--quick", action="store_true", help="fewer rounds, a third of the load")
     parser.add_argument("--model", type=Path, help="a model directory instead of the toy model")

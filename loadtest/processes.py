@@ -89,16 +89,16 @@ def _kill_group(group: int) -> None:
         os.killpg(group, signal.SIGKILL)
 
 
-def is_engine(process: psutil.Process) -> bool:
-    """Whether a process is vLLM's engine core or worker, or an idle helper of ``multiprocessing``."""
+def is_behind(process: psutil.Process) -> bool:
+    """Whether a process is vLLM's engine core or worker, an idle helper of ``multiprocessing``, or a Redis."""
     command = " ".join(process.cmdline())
-    return any(word in command for word in ("EngineCore", "VLLM::Worker", "resource_tracker"))
+    return any(word in command for word in ("EngineCore", "VLLM::Worker", "resource_tracker", "valkey-server"))
 
 
 def front_end(tree: Sequence[psutil.Process]) -> list[psutil.Process]:
-    """The processes that do the HTTP work: vLLM's Rust binary if there is one, else all but the engine's."""
+    """The processes that do the HTTP work: vLLM's Rust binary if there is one, else all but those behind it."""
     rust = [process for process in tree if process.name() == "vllm-rs"]
-    return rust or [process for process in tree if not is_engine(process)]
+    return rust or [process for process in tree if not is_behind(process)]
 
 
 def cpu_seconds(processes: Sequence[psutil.Process]) -> float:

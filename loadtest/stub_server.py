@@ -12,6 +12,7 @@ from pathlib import Path
 
 import uvloop
 
+from gateway.access.secret import DeploymentSecret
 from gateway.app import create_app
 from gateway.observability.logs import AccessLog, LogOptions, install
 from gateway.observability.metrics import Metrics
@@ -25,7 +26,14 @@ async def serve(settings: Settings, access_log: AccessLog) -> None:
     ended = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
     ledger = JsonlLedger(settings.state_dir / "ledger.jsonl")
-    gateway = create_app(settings, StubEngine(), ledger=ledger, access_log=access_log, metrics=Metrics())
+    gateway = create_app(
+        settings,
+        StubEngine(),
+        secret=DeploymentSecret("s" * 32),
+        ledger=ledger,
+        access_log=access_log,
+        metrics=Metrics(),
+    )
     try:
         await gateway.listen()
         await gateway.start_engine()

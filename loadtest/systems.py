@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from typing import Any, Final
 
 import yaml
 
-from loadtest.processes import Launch
+from loadtest.processes import Launch, free_port
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 PEERS: Final = ROOT / ".cache" / "peers"
@@ -51,7 +52,8 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """One system: ``launch`` says how to start it, ``prepare`` installs what it needs once, if anything.
+    """One system: ``launch`` says how to start it, ``prepare`` installs what it needs once, if anything; ``api_key``
+    is asked for after ``launch``.
 
     ``has_model`` is False where there is no model behind the front end: its figures are not compared with others'.
     """
@@ -61,6 +63,7 @@ class System:
     launch: Callable[[Place], Launch]
     prepare: Callable[[], None] = lambda: None
     has_model: bool = True
+    api_key: Callable[[Place], str] = lambda _place: API_KEY
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -82,6 +85,38 @@ def _sluice(place: Place) -> Launch:
     )
     command = [str(Path(sys.executable).with_name("sluice")), "serve", "--config", str(settings)]
     return Launch(command, env, place.directory / "sluice.log")
+
+
+#: High enough to refuse nobody: every request is reserved and settled all the same.
+LIMITS: Final[Mapping[str, int]] = {
+    "requests_per_minute": 10_000_000,
+    "tokens_per_minute": 10_000_000_000,
+    "tokens_per_day": 1_000_000_000_000,
+    "concurrent": 100_000,
+}
+
+
+def _tenants(place: Place) -> Launch:
+    settings = place.directory / "sluice.yaml"
+    tree = {
+        "state_dir": str(place.directory),
+        "engine": dict(ENGINE_ARGUMENTS),
+        "limits": {"key": dict(LIMITS), "address": {"burst": 10_000_000, "per_second": 1_000_000}},
+    }
+    settings.write_text(yaml.safe_dump(tree), encoding="utf-8")
+    redis = free_port()
+    env = environment(
+        SLUICE_HOST="127.0.0.1",
+        SLUICE_PORT=str(place.port),
+        SLUICE_MODEL=str(place.model),
+        SLUICE_REDIS_URL=f"redis://127.0.0.1:{redis}",
+    )
+    sluice = str(Path(sys.executable).with_name("sluice"))
+    create = [sluice, "keys", "create", "--config", str(settings), "--name", "bench", "--json"]
+    made = subprocess.run(create, env=env, check=True, capture_output=True, text=True)
+    (place.directory / "key").write_text(json.loads(made.stdout)["key"], "utf-8")
+    beside = [sys.executable, str(ROOT / "loadtest" / "with_redis.py"), str(redis), str(place.directory)]
+    return Launch([*beside, sluice, "serve", "--config", str(settings)], env, place.directory / "tenants.log")
 
 
 def _stub(place: Place) -> Launch:
@@ -129,6 +164,12 @@ SYSTEMS: Final[Mapping[str, System]] = {
             "vllm serve, Rust front end (process vllm-rs only): the same flags",
             _rust,
             prepare=lambda: _install("rust", unless=PEERS / "vllm-rs"),
+        ),
+        System(
+            "tenants",
+            "sluice serve: as sluice, with a key of the store, four limits of it on Redis and one of its address",
+            _tenants,
+            api_key=lambda place: (place.directory / "key").read_text("utf-8"),
         ),
         System("stub", "Sluice's gateway over the stub engine: no model behind it", _stub, has_model=False),
     )
