@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import platform
 import shutil
@@ -15,10 +16,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
+from redis.exceptions import RedisError
+
 from engine.config import GIB, OVERHEAD_BYTES, check_environment, check_versions, on_cpu, weights_bytes
 from engine.machine import available_memory
 from engine.types import EngineUnavailable
-from gateway.settings import Settings
+from gateway.access.secret import KEYS, deployment_secret
+from gateway.limits.client import connector
+from gateway.settings import Settings, SettingsError
+from gateway.store.database import Database, StoreUnavailable
+from gateway.store.keys import KeyRepository
+from gateway.store.migrate import prepare
 
 #: Packages whose CUDA builds break the CPU engine as soon as anything imports them.
 CUDA_ONLY: Final = ("torchvision", "torchaudio", "torchcodec")
@@ -64,7 +72,9 @@ def _findings(settings: Settings) -> Iterator[Finding]:
     yield _memory(settings)
     yield _disk(settings)
     yield _port(settings)
-    yield _authentication(settings)
+    yield from _store_and_authentication(settings)
+    if (url := settings.redis()) is not None:
+        yield _redis(url)
 
 
 def _python() -> Finding:
@@ -135,13 +145,55 @@ def _port(settings: Settings) -> Finding:
     return Finding(True, what)
 
 
-def _authentication(settings: Settings) -> Finding:
-    if settings.static_key() is not None:
-        return Finding(True, "authentication: a static key")
-    if settings.dev or settings.allow_no_auth:
-        return Finding(True, "authentication: development")
-    remedy = "set SLUICE_API_KEY or api_key_file; in development use --dev"
-    return Finding(False, "authentication: none is configured", remedy)
+def _store_and_authentication(settings: Settings) -> Iterator[Finding]:
+    database = Database(settings.store_url())
+    keys = False
+    try:
+        if database.path is not None and not database.path.exists():
+            yield Finding(True, f"store: {database}, made at the first start")
+        else:
+            secret = deployment_secret(settings.deployment_secret(), settings.state_dir)
+            prepare(database, secret)
+            keys = bool(KeyRepository(database, secret.derive(KEYS)).list(limit=1).records)
+            yield Finding(True, f"store: {database}")
+    except StoreUnavailable as error:
+        yield Finding(False, f"store: {database}: {error}", "start the database, or correct SLUICE_STORE__URL")
+    except SettingsError as error:
+        yield Finding(False, f"store: {database}: {error}", "set the SLUICE_SECRET that its keys were made with")
+    finally:
+        database.close()
+    yield _authentication(settings, keys)
+
+
+def _authentication(settings: Settings, keys: bool) -> Finding:
+    kinds = [
+        name
+        for name, there in (
+            ("a static key", settings.static_key() is not None),
+            ("keys of the store", keys),
+            ("JWT", bool(settings.jwt)),
+            ("development", settings.dev),
+            ("none, as you said", settings.allow_no_auth),
+        )
+        if there
+    ]
+    remedy = "make a key with `sluice keys create`, set SLUICE_API_KEY, or use --dev"
+    return Finding(bool(kinds), "authentication: " + (", ".join(kinds) or "none is configured"), remedy)
+
+
+def _redis(url: str) -> Finding:
+    async def ping() -> None:
+        client = connector(url)()
+        try:
+            await client.ping()
+        finally:
+            await client.aclose()
+
+    try:
+        asyncio.run(ping())
+    except (RedisError, OSError, TimeoutError) as error:
+        return Finding(False, f"Redis: {type(error).__name__}", "start it, or correct SLUICE_REDIS_URL")
+    return Finding(True, "Redis: it answers")
 
 
 def _total_memory() -> int:

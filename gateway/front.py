@@ -117,6 +117,7 @@ def _entry(exchange: Exchange, route: str, status: int, outcome: str, code: str 
         client_ip=exchange.address or (client[0] if client else None),
         code=code,
         labels=exchange.labels or None,
+        tenant=exchange.principal.tenant if exchange.principal else None,
     )
 
 

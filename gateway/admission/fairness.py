@@ -37,7 +37,6 @@ class Share(Generic[T]):
         return not self.waiting and not self.running
 
 
-
 class FairShares(Generic[T]):
     """The order among tenants. Within one tenant, first come, first served."""
 

@@ -55,6 +55,7 @@ class AccessEntry(msgspec.Struct, frozen=True, gc=False):
     client_ip: str | None = None
     code: str | None = None
     labels: Mapping[str, str] | None = None
+    tenant: str | None = None
 
 
 class LogEntry(msgspec.Struct, frozen=True):
@@ -211,6 +212,7 @@ class _AccessLine(msgspec.Struct):
     status: int
     outcome: str
     principal: str | None
+    tenant: str | None
     model: str | None
     stream: bool
     prompt_tokens: int | None
@@ -273,6 +275,7 @@ def _access_line(entry: AccessEntry) -> _AccessLine:
         status=entry.status,
         outcome=entry.outcome,
         principal=_optional(entry.principal),
+        tenant=_optional(entry.tenant),
         model=_optional(entry.model),
         stream=entry.stream,
         prompt_tokens=entry.prompt_tokens,

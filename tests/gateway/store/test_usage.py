@@ -129,15 +129,12 @@ def test_every_grouping_adds_up(repository: UsageRepository) -> None:
         for number in range(50)
     ]
     repository.insert(rows, PRICES)
-    read = {
-        "key": lambda row: row.principal,
-        "day": lambda row: usage_day(row.received),
-        **{name: lambda row, name=name: getattr(row, name) for name in ("tenant", "model", "adapter", "outcome")},
-    }
-    assert read.keys() == GROUPS.keys()
+    attributes = {"key": "principal", **{name: name for name in ("tenant", "model", "adapter", "outcome")}}
+    values = [{"day": usage_day(row.received)} | {n: getattr(row, a) for n, a in attributes.items()} for row in rows]
+    assert values[0].keys() == GROUPS.keys()
     for size in range(len(GROUPS) + 1):
         for names in combinations(GROUPS, size):
-            expected = Counter(tuple(read[name](row) for name in names) for row in rows)
+            expected = Counter(tuple(value[name] for name in names) for value in values)
             assert groups(repository, *names) == expected
 
 

