@@ -21,6 +21,8 @@ _MAX_RETRY_AFTER: Final = 60.0
 _DEFAULT_RETRY_AFTER: Final = 2.0
 #: Below this bound one sequence more or less is a large part of the engine.
 _SMALL_BOUND: Final = 4
+#: The part of the queue that is kept for tenants of whom nothing waits: one in so many places.
+_KEPT_OF_QUEUE: Final = 8
 _EVERYBODY: Final = ""
 
 
@@ -81,7 +83,8 @@ class Gate:
 
     ``memory_fraction`` is the share of memory in use; ``slots`` the sequences that the engine batches at once, 0 while
     it is not known. With fair share the queue is ordered by tenants' shares, and the last slot is kept for a tenant of
-    whom nothing runs: a newcomer need not wait until a long generation of somebody else ends.
+    whom nothing runs: a newcomer need not wait until a long generation of somebody else ends. In the same way an eighth
+    of the queue is kept for tenants of whom nothing waits: one that floods the queue does not close it to the others.
     """
 
     def __init__(
@@ -124,11 +127,14 @@ class Gate:
         """Refuse everything new from now on: the process is shutting down. Those who wait keep their place."""
         self._closed_for = retry_after
 
-    def require_open(self) -> None:
-        """Raise :class:`ApiError` 503 if no new request may begin. Cheap: called before a body is read."""
+    def require_open(self, tenant: str | None = None) -> None:
+        """Raise :class:`ApiError` 503 if no new request of ``tenant`` (None: not known yet) may begin.
+
+        Cheap: called before a body is read.
+        """
         if self._closed_for is not None:
             raise shutting_down(self._closed_for)
-        if self.queued >= self._limits.max_queue and self._full():
+        if self.queued >= self._places(tenant) and self._full():
             raise self._overloaded("The queue is full.", "queue_full")
         if self._memory_fraction() > self._limits.max_memory:
             raise self._overloaded("The server is short of memory.", "memory")
@@ -137,30 +143,35 @@ class Gate:
 
     async def enter(self, ticket: Ticket) -> Slot:
         """Wait for a turn. Raises :class:`ApiError` 503: like :meth:`require_open`, or ``queue_timeout``."""
-        self.require_open()
+        self.require_open(ticket.tenant)
         key = ticket.tenant if self._limits.fair_share else _EVERYBODY
         share = self._shares.share(key)
         if not self.queued and self._fits(share, ticket):
             self._observer.waited(0.0)
             return self._admit(ticket, key)
-        patience = min(ticket.deadline - self._clock(), self._limits.max_wait)
-        self._shed_if_hopeless(share, patience)
-        return await self._wait(ticket, key, patience)
+        return await self._wait(ticket, key)
 
-    async def _wait(self, ticket: Ticket, key: str, patience: float) -> Slot:
+    async def _wait(self, ticket: Ticket, key: str) -> Slot:
         waiting = _Waiting(ticket, self._clock(), asyncio.get_running_loop().create_future())
+        patience = min(ticket.deadline - waiting.arrived, self._limits.max_wait)
         self._shares.push(key, waiting)
         self.queued += 1
         # Others may wait only because they do not fit.
         self._admit_who_may()
+        if not waiting.turn.done() and self._hopeless(key, patience):
+            self._give_up(waiting, key)
+            self._observer.shed("predicted")
+            raise queue_timeout(self._retry_after())
         try:
             async with asyncio.timeout(max(0.0, patience)):
                 return await asyncio.shield(waiting.turn)
         except (TimeoutError, asyncio.CancelledError) as error:
             self._give_up(waiting, key)
+            # The caller may have a timer of its own for the deadline: which of both is first is chance.
+            if isinstance(error, TimeoutError) or self._clock() >= ticket.deadline:
+                self._observer.shed("timeout")
             if isinstance(error, asyncio.CancelledError):
                 raise
-            self._observer.shed("timeout")
             raise queue_timeout(self._retry_after()) from None
 
     def _give_up(self, waiting: _Waiting, key: str) -> None:
@@ -216,6 +227,13 @@ class Gate:
         kept = 1 if self._limits.fair_share and share.running and bound >= _SMALL_BOUND else 0
         return self._running + ticket.sequences <= bound - kept
 
+    def _places(self, tenant: str | None) -> int:
+        """How long the queue may be for one more of ``tenant`` to wait in it."""
+        most = self._limits.max_queue
+        if self._limits.fair_share and tenant is not None and self._shares.waits(tenant):
+            return most - most // _KEPT_OF_QUEUE
+        return most
+
     def _full(self) -> bool:
         return bool(self.queued) or (0 < self.bound <= self._running)
 
@@ -229,15 +247,14 @@ class Gate:
 
     # -- what a wait would be ---------------------------------------------------------------------------------------
 
-    def _shed_if_hopeless(self, share: Share[_Waiting], patience: float) -> None:
-        """Better now than after a wait that was in vain."""
+    def _hopeless(self, key: str, patience: float) -> bool:
+        """Whether the last who came will probably wait in vain: better to hear it now."""
         rate = self._finish_rate()
         if rate is None:
-            return
-        ahead = min(self.queued, (len(share.waiting) + 1) * max(1, self._shares.tenants_waiting))
-        if ahead / rate > patience:
-            self._observer.shed("predicted")
-            raise queue_timeout(self._retry_after())
+            return False
+        in_turns = len(self._shares.share(key).waiting) * self._shares.tenants_waiting
+        ahead = min(self.queued, in_turns) - 1
+        return ahead / rate > patience
 
     def _note_end(self) -> None:
         """Only ends while others wait tell how fast the engine can be; an idle one ends few."""

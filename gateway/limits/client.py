@@ -60,10 +60,11 @@ def connector(
 
 def _cluster(url: str, options: dict[str, Any]) -> Callable[[], Any]:
     plain = url.replace("+cluster", "", 1)
-    chosen = {name: value for name, value in options.items() if name != "retry"}
+    # Once more: a node that has moved is found at the second try.
+    chosen = {**options, "retry": Retry(NoBackoff(), 1)}
 
     def connect() -> Any:
-        return RedisCluster.from_url(plain, **chosen, cluster_error_retry_attempts=1)
+        return RedisCluster.from_url(plain, **chosen)
 
     connect()
     return connect

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import date
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, Final
 
 from sqlalchemy import Column, String, delete, func, select
@@ -30,14 +31,21 @@ _BATCH: Final = 400
 _PURGE_BATCH: Final = 5000
 _UNKNOWN: Final = "unknown"
 _MAX_COUNT: Final = 2**63 - 1
+_DAY_SECONDS: Final = 86_400
+_EPOCH: Final = date(1970, 1, 1).toordinal()
 
 
 def usage_day(received: float) -> str:
     """The UTC day of Unix seconds. Raises ValueError for no day of a calendar."""
+    return _day(int(received // _DAY_SECONDS))
+
+
+@lru_cache(maxsize=64)
+def _day(number: int) -> str:
     try:
-        return datetime.fromtimestamp(received, UTC).strftime("%Y-%m-%d")
-    except (OverflowError, OSError) as error:
-        raise ValueError(f"no moment: {received:g}") from error
+        return date.fromordinal(_EPOCH + number).isoformat()
+    except OverflowError as error:
+        raise ValueError(f"no day: {number}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +98,7 @@ class UsageRepository:
 
     def holds(self, request_id: str) -> bool:
         """Whether this request was written."""
-        query = select(usage.c.request_id).where(usage.c.request_id == _fitting(request_id, usage.c.request_id))
+        query = select(usage.c.request_id).where(usage.c.request_id == _fitting("request_id", request_id))
         with self._database.read() as connection:
             return connection.execute(query).first() is not None
 
@@ -127,36 +135,44 @@ class UsageRepository:
 
 def _values(row: Settled, prices: PriceList) -> dict[str, Any]:
     """Raises ValueError for what was not written by a gateway."""
-    values: dict[str, Any] = {
-        "request_id": row.request_id,
-        "http_request_id": row.http_request_id,
+    counts = (row.prompt_tokens, row.cached_tokens, row.completion_tokens, row.reasoning_tokens)
+    if not all(0 <= count <= _MAX_COUNT for count in counts):
+        raise ValueError("a number of tokens is out of range")
+    return {
+        "request_id": _fitting("request_id", row.request_id),
+        "http_request_id": row.http_request_id and _fitting("http_request_id", row.http_request_id),
         "received": row.received,
         "day": usage_day(row.received),
-        "tenant": row.tenant,
-        "principal": row.principal or _UNKNOWN,
-        "route": row.route or _UNKNOWN,
-        "model": row.model or _UNKNOWN,
-        "adapter": row.adapter,
+        "tenant": _fitting("tenant", row.tenant),
+        "principal": _fitting("principal", row.principal or _UNKNOWN),
+        "route": _fitting("route", row.route or _UNKNOWN),
+        "model": _fitting("model", row.model or _UNKNOWN),
+        "adapter": row.adapter and _fitting("adapter", row.adapter),
         "outcome": row.outcome,
-        "code": row.code,
+        "code": row.code and _fitting("code", row.code),
         "prompt_tokens": row.prompt_tokens,
         "cached_tokens": row.cached_tokens,
         "completion_tokens": row.completion_tokens,
         "reasoning_tokens": row.reasoning_tokens,
         "ttft": row.first_token,
         "duration": row.ended,
-        "cost_nanos": prices.cost_nanos(row),
+        "cost_nanos": _cost(row, prices),
     }
-    return {name: _fitting(value, usage.c[name]) for name, value in values.items()}
 
 
-def _fitting(value: Any, column: Column[Any]) -> Any:
-    if isinstance(value, int) and not 0 <= value <= _MAX_COUNT:
-        raise ValueError(f"{column.name} is out of range")
-    if isinstance(value, str) and isinstance(column.type, String):
-        # PostgreSQL keeps no NUL.
-        return value.replace("\x00", "\N{REPLACEMENT CHARACTER}")[: column.type.length]
-    return value
+def _cost(row: Settled, prices: PriceList) -> int | None:
+    cost = prices.cost_nanos(row)
+    if cost is not None and cost > _MAX_COUNT:
+        raise ValueError("the cost is out of range")
+    return cost
+
+
+_LENGTHS: Final = {column.name: column.type.length for column in usage.columns if isinstance(column.type, String)}
+
+
+def _fitting(column: str, text: str) -> str:
+    # PostgreSQL keeps no NUL.
+    return text.replace("\x00", "\N{REPLACEMENT CHARACTER}")[: _LENGTHS[column]]
 
 
 def _total(group_by: Sequence[str], row: tuple[Any, ...]) -> UsageTotal:

@@ -32,6 +32,7 @@ log = logging.getLogger("sluice.usage")
 PURGE_SECONDS: Final = 3600.0
 #: Faults that come and go by themselves; anything else is a bug and is logged with its traceback.
 _FAULTS: Final = (StoreUnavailable, SettingsError, OSError)
+#: Sorts before every day.
 _NO_DAY: Final = ""
 
 
@@ -194,7 +195,8 @@ class Shipper:
         return last is not None and _day(last) >= self._first_day() and not self._repository.holds(last.request_id)
 
     def _ship(self, portion: Portion) -> None:
-        fresh = [row for row in portion.rows if _day(row) >= self._first_day()]
+        first_day = self._first_day()
+        fresh = [row for row in portion.rows if _day(row) >= first_day]
         unfit = self._repository.insert(fresh, self._prices) if fresh else []
         last = next((row for row in reversed(fresh) if row.request_id not in unfit), portion.place.last)
         self._place = msgspec.structs.replace(portion.place, last=last)
@@ -220,8 +222,11 @@ class Shipper:
     def _first_day(self) -> str:
         if self._retention_days is None:
             return _NO_DAY
-        today = datetime.fromtimestamp(self._wall(), UTC)
-        return (today - timedelta(days=self._retention_days)).strftime("%Y-%m-%d")
+        today = datetime.fromtimestamp(self._wall(), UTC).date()
+        try:
+            return (today - timedelta(days=self._retention_days)).isoformat()
+        except OverflowError:
+            return _NO_DAY  # before the calendar begins
 
     # -- how it goes ------------------------------------------------------------------------------------------------
 

@@ -44,12 +44,14 @@ class RedisServer:
         options: Sequence[str] = (),
         port: int | None = None,
         plain: bool = True,
+        arguments: Sequence[str] = (),
     ) -> None:
         self.port = port or free_port()
         self._directory = directory
         self._plain = plain
         self._binary = binary or embedded_binary()
         self._options = options
+        self._arguments = arguments
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -66,8 +68,10 @@ class RedisServer:
         self._process = subprocess.Popen(
             [
                 self._binary,
+                *self._arguments,
                 *port,
-                *("--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", str(self._directory)),
+                *("--bind", "127.0.0.1", "--dir", str(self._directory)),
+                *(() if self._arguments else ("--save", "", "--appendonly", "no")),
                 *self._options,
             ],
             stdout=subprocess.DEVNULL,

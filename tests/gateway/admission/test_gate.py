@@ -244,6 +244,66 @@ async def test_priorities_follow_the_shares() -> None:
     assert heavy[1].priority > 0
 
 
+async def test_a_flood_does_not_close_the_queue_to_others() -> None:
+    observer = Observer()
+    door = gate(4, max_queue=16, observer=observer)
+    flood = [asyncio.ensure_future(door.enter(ticket("flood"))) for _ in range(40)]
+    await turns()
+    assert (door.in_flight, door.queued) == (3, 14)
+    assert observer.reasons == ["queue_full"] * 23
+    with pytest.raises(ApiError) as refused:
+        door.require_open("flood")
+    assert refused.value.code == "engine_overloaded"
+    door.require_open("quiet")
+    door.require_open()
+    quiet = [asyncio.ensure_future(door.enter(ticket(f"quiet{number}"))) for number in range(3)]
+    await turns()
+    assert (door.in_flight, door.queued) == (4, 16)
+    with pytest.raises(ApiError):
+        door.require_open("one too many")
+    for task in [*quiet, *flood]:
+        if not task.done() or task.exception() is None:
+            (await task).leave(1)
+    assert (door.in_flight, door.queued) == (0, 0)
+
+
+async def test_who_may_run_at_once_is_not_told_that_it_would_wait() -> None:
+    """The queue is long and slow, but the kept slot is free."""
+    clock, observer = Clock(), Observer()
+    door = gate(4, clock=clock, observer=observer)
+    slots = [await door.enter(ticket("flood")) for _ in range(3)]
+    flood = [asyncio.ensure_future(door.enter(ticket("flood"))) for _ in range(40)]
+    await turns()
+    for _ in range(10):
+        clock.now += 100
+        slots.pop(0).leave(10)
+        slots.append(await flood.pop(0))
+    newcomer = await door.enter(Ticket("r", "quiet", 1.0, 1, 10, deadline=clock.now + 1))
+    with pytest.raises(ApiError) as refused:
+        await door.enter(Ticket("r", "flood", 1.0, 1, 10, deadline=clock.now + 1))
+    assert (refused.value.code, observer.reasons) == ("queue_timeout", ["predicted"])
+    assert door.queued == len(flood)
+    newcomer.leave(1)
+    for task in flood:
+        task.cancel()
+    await asyncio.gather(*flood, return_exceptions=True)
+
+
+async def test_a_deadline_counts_as_shed_whoever_notices_it() -> None:
+    clock, observer = Clock(), Observer()
+    door = gate(1, clock=clock, observer=observer)
+    slot = await door.enter(ticket())
+    late = asyncio.ensure_future(door.enter(Ticket("r", "a", 1.0, 1, 1, deadline=5.0)))
+    gone = asyncio.ensure_future(door.enter(ticket()))
+    await turns()
+    clock.now = 5.0
+    late.cancel()
+    gone.cancel()
+    await asyncio.gather(late, gone, return_exceptions=True)
+    assert (observer.reasons, door.queued) == (["timeout"], 0)
+    slot.leave(1)
+
+
 async def flood_and_share(weights: dict[str, float], lengths: dict[str, int], slots: int, steps: int) -> Machine:
     engine = machine(slots)
     engine.length = lengths

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import stat
+from datetime import datetime, tzinfo
 from pathlib import Path
+from typing import Self
 
 import pytest
 from hypothesis import given, settings
@@ -81,6 +83,39 @@ def test_it_rotates_between_lines_and_keeps_everything(tmp_path: Path) -> None:
     parts = [each.read_bytes() for each in [*rotated, path]]
     assert b"".join(parts) == b"".join(lines)
     assert all(part.endswith(b"\n") and len(part) < 20 for part in parts)
+
+
+def test_a_clock_that_stands_still_overwrites_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    moments = iter([1.0, 1.0, 1.0, 2.0, 1.0, 2.0, 3.0])
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Self:
+            return cls.fromtimestamp(next(moments), tz)
+
+    monkeypatch.setattr("gateway.usage.file.datetime", Clock)
+    path = tmp_path / "ledger.jsonl"
+    file = opened(path, max_bytes=1)
+    for line in (b"a\n", b"b\n", b"c\n", b"d\n"):
+        append(file, line)
+    file.close()
+    assert [each.read_bytes() for each in [*rotated_files(path), path]] == [b"a\n", b"b\n", b"c\n", b"d\n"]
+
+
+@pytest.mark.parametrize(
+    ("name", "ours"),
+    [
+        ("ledger-20260301T120000.000000Z.jsonl", True),
+        ("ledger-2-20260301T120000.000000Z.jsonl", False),
+        ("ledger-copy-Z.jsonl", False),
+        ("ledger-20260301T120000.000000Z.jsonl.gz", False),
+        ("other-20260301T120000.000000Z.jsonl", False),
+    ],
+)
+def test_whose_a_rotated_file_is(tmp_path: Path, name: str, ours: bool) -> None:
+    (tmp_path / name).write_text("")
+    assert rotated_files(tmp_path / "ledger.jsonl") == ([tmp_path / name] if ours else [])
+    assert rotated_files(tmp_path / "none" / "ledger.jsonl") == []
 
 
 @pytest.mark.parametrize("take_away", ["delete", "move"])

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from gateway.observability.writer import Health
-from gateway.usage.ledger import PROCESS_LOST, JsonlLedger
+from gateway.usage.file import rotated_files
+from gateway.usage.ledger import LOOK_BACK_SECONDS, PROCESS_LOST, JsonlLedger
 from gateway.usage.life import Life
 from gateway.usage.records import Entry, Settled, read_entries, unsettled
 
@@ -189,6 +190,43 @@ def test_open_requests_are_found_behind_a_rotation(tmp_path: Path) -> None:
         ("open", PROCESS_LOST, 3),
         ("next", PROCESS_LOST, 3),
     ]
+
+
+def admit(ledger: JsonlLedger, request_id: str) -> None:
+    Life(ledger, request_id).admitted(
+        principal="p", tenant="t", route="/r", model="m", adapter="a", prompt_tokens=3, max_tokens=9, n=1
+    )
+
+
+def test_open_requests_are_found_behind_many_rotations_and_know_whose_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    ledger = JsonlLedger(path, max_bytes=1)
+    admit(ledger, "open")
+    for number in range(6):
+        assert ledger.flush(10)
+        live(ledger, f"r{number}")
+    assert ledger.close(10)
+    assert len(rotated_files(path)) == 6
+    assert JsonlLedger(path).close(10)
+    [row] = [row for row in read_entries(path) if isinstance(row, Settled) and row.code == PROCESS_LOST]
+    assert (row.request_id, row.principal, row.tenant, row.route, row.model, row.adapter, row.prompt_tokens) == (
+        ("open", "p", "t", "/r", "m", "a", 3)
+    )
+
+
+def test_files_in_which_nothing_can_be_open_any_more_are_not_read_at_the_start(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    ledger = JsonlLedger(path, max_bytes=1)
+    for name in ("long ago", "recent", "now"):
+        admit(ledger, name)
+        assert ledger.flush(10)
+    assert ledger.close(10)
+    oldest, newest = rotated_files(path)
+    end = newest.stat().st_mtime
+    os.utime(oldest, (end, end - LOOK_BACK_SECONDS - 1))
+    assert JsonlLedger(path).close(10)
+    settled = [row.request_id for row in read_entries(path) if isinstance(row, Settled)]
+    assert settled == ["recent", "now"]
 
 
 def test_a_violation_is_counted_and_logged_with_its_request(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -66,3 +66,23 @@ def test_unsettled_looks_across_a_rotation(tmp_path: Path) -> None:
     old.write_bytes(lines(admitted("a"), admitted("b"), settled("a"), admitted("c")))
     new.write_bytes(lines(settled("c"), admitted("d")))
     assert [row.request_id for row in unsettled([old, new])] == ["b", "d"]
+
+
+def test_unsettled_does_not_depend_on_the_order_of_the_files(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.write_bytes(lines(admitted("a"), admitted("b")))
+    two.write_bytes(lines(settled("a"), settled("of an older file"), admitted("c")))
+    for files in ([one, two], [two, one]):
+        assert {row.request_id for row in unsettled(files)} == {"b", "c"}
+
+
+def test_rows_of_an_earlier_version_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "rows"
+    path.write_bytes(
+        b'{"event":"admitted","request_id":"a","ts":1.0,"principal":"p","route":"r","model":"m","prompt_tokens":1,'
+        b'"max_tokens":1,"n":1}\n'
+        b'{"event":"settled","request_id":"a","ts":2.0,"outcome":"cancelled","code":null,"prompt_tokens":1,'
+        b'"completion_tokens":0,"received":1.0,"admitted":0.0,"dispatched":null,"first_token":null,"ended":1.0}\n'
+    )
+    assert list(read_entries(path)) == [admitted("a"), settled("a")]
+    assert (settled("a").tenant, settled("a").cached_tokens, settled("a").model) == ("default", 0, "")

@@ -32,7 +32,7 @@ from gateway.usage.life import Life
 from gateway.usage.prices import PriceList
 from gateway.usage.records import Settled, read_entries
 from gateway.usage.shipper import Pace, Shipper
-from tests.support.postgres import PostgresServer
+from tests.support.postgres import PostgresServer, postgres
 from tests.support.rows import DAY, NOON, Journal, both, settled
 from tests.support.stores import SECRET, OpenDatabase
 
@@ -527,46 +527,53 @@ def test_a_disk_that_is_full_for_the_database_only(tmp_path: Path) -> None:
     assert json.loads(result.stdout) == {"refused": True, "complete": True, "available": [False, True]}
 
 
+@pytest.fixture
+def own_server() -> Iterator[PostgresServer]:
+    """Faults of it are nobody else's."""
+    with postgres() as server:
+        yield server
+
+
 @pytest.mark.slow
 def test_a_server_that_stops_freezes_and_comes_back(
-    journal: Journal, postgres_server: PostgresServer, open_database: OpenDatabase
+    journal: Journal, own_server: PostgresServer, open_database: OpenDatabase
 ) -> None:
-    database = open_database(postgres_server.new_database(), timeout=1.0)
+    database = open_database(own_server.new_database(), timeout=1.0)
     with shipping(journal.path, database) as (shipper, observed):
         journal.write(both("a"))
         eventually(lambda: shipper.flush(LONG))
-        postgres_server.stop()
+        own_server.stop()
         try:
             journal.write(both("b"))
             eventually(lambda: observed.available[-1] is False)
             assert not shipper.flush(LONG)
         finally:
-            postgres_server.start()
+            own_server.start()
         eventually(lambda: shipper.flush(LONG))
         assert ids(database) == ["a", "b"]
-        postgres_server.freeze()
+        own_server.freeze()
         try:
             journal.write(both("c"))
             assert not shipper.flush(1.0)
         finally:
-            postgres_server.thaw()
+            own_server.thaw()
         eventually(lambda: shipper.flush(LONG))
         assert ids(database) == ["a", "b", "c"]
 
 
 @pytest.mark.slow
 def test_a_frozen_server_does_not_hold_up_the_end(
-    journal: Journal, postgres_server: PostgresServer, open_database: OpenDatabase
+    journal: Journal, own_server: PostgresServer, open_database: OpenDatabase
 ) -> None:
-    database = open_database(postgres_server.new_database(), timeout=1.0)
+    database = open_database(own_server.new_database(), timeout=1.0)
     with shipping(journal.path, database) as (shipper, _):
         assert shipper.flush(LONG)
-        postgres_server.freeze()
+        own_server.freeze()
         try:
             journal.write(both("a"))
             assert not shipper.close(0.5)
         finally:
-            postgres_server.thaw()
+            own_server.thaw()
     ship_all(journal.path, database)
     assert ids(database) == ["a"]
 
@@ -596,6 +603,11 @@ def test_a_last_row_that_was_forgotten_is_no_reason_to_copy_again(
         assert observed.rows == 0
         assert ids(sqlite_database) == []
     assert "copied again" not in caplog.text
+
+
+def test_as_good_as_for_ever(journal: Journal, sqlite_database: Database) -> None:
+    journal.write([settled("a", received=1.0), settled("b")])
+    assert ship_all(journal.path, sqlite_database, retention_days=10**9).rows == 2
 
 
 def test_forgetting_goes_on_by_the_hour(journal: Journal, sqlite_database: Database) -> None:
