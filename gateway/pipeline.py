@@ -135,7 +135,7 @@ class Pipeline:
         """One generation, from its headers to the settled account."""
         exchange.life = Life(self._ledger, new_id(surface.id_prefix), received_at=exchange.received)
         principal = self._authorize(exchange)
-        self._gate.require_open()
+        self._gate.require_open(principal.tenant)
         deadline = exchange.received + exchange.deadline(self._policy.request_timeout)
         body = await exchange.json_body(self._policy.max_body_bytes)
         request = await self._decode(surface, body)
@@ -270,6 +270,8 @@ class Pipeline:
 
     def _first_token(self, exchange: Exchange, life: Life, slot: Slot) -> None:
         life.first_token()
+        if not exchange.streaming:
+            return  # its first token is its last: no latency that anybody waits for
         slot.first_token()
         assert exchange.route is not None
         self._metrics.first_token(exchange.route.path, exchange.model or "", life.ttft() or 0.0)

@@ -111,7 +111,7 @@ class AdmissionSettings(_Section):
     """Who is served when: the queue in front of the engine."""
 
     max_running: int | None = Field(
-        None, ge=1, description="Sequences generating at once; default: what the engine batches, and a little more."
+        None, ge=1, description="Sequences generating at once; default: what the engine batches."
     )
     max_queue: int = Field(1024, ge=0, description="Requests waiting for a slot; more are answered 503.")
     max_wait: float = Field(60.0, gt=0, description="Seconds a request may wait for a slot; longer is answered 503.")

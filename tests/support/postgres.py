@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psycopg
@@ -73,12 +73,10 @@ class PostgresServer:
 
     def freeze(self) -> None:
         """Connections stay open and nothing answers."""
-        for pid in self._pids():
-            os.kill(pid, signal.SIGSTOP)
+        self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        for pid in self._pids():
-            os.kill(pid, signal.SIGCONT)
+        self._signal(signal.SIGCONT)
 
     def _initialise(self) -> None:
         password_file = self._folder / "password"
@@ -109,6 +107,12 @@ class PostgresServer:
                 if self._process.poll() is not None or time.monotonic() > deadline:
                     raise AssertionError((self._folder / "log").read_text()) from None
                 time.sleep(0.05)
+
+    def _signal(self, number: signal.Signals) -> None:
+        for pid in self._pids():
+            # A session may end at any moment.
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
 
     def _pids(self) -> list[int]:
         """The server and its sessions."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gateway.admission import Gate, GateLimits, Slot, Ticket
@@ -15,6 +15,8 @@ TENANTS = ("a", "b", "c")
 arrivals = st.tuples(st.just("arrive"), st.sampled_from(TENANTS), st.integers(1, 6), st.sampled_from([0.5, 1.0, 4.0]))
 endings = st.tuples(st.just("end"), st.integers(0, 99), st.integers(0, 500))
 departures = st.tuples(st.just("depart"), st.integers(0, 99))
+#: The large one in front gives up, and there is room for the small one behind it.
+LARGE_ONE_LEAVES = [("arrive", "a", 3, 1.0), ("arrive", "a", 4, 1.0), ("arrive", "a", 1, 1.0), ("depart", 0)]
 histories = st.lists(st.one_of(arrivals, arrivals, endings, departures), max_size=60)
 
 
@@ -99,6 +101,7 @@ async def live(bound: int, fair: bool, history: list[tuple[object, ...]]) -> Non
 
 
 @settings(max_examples=300)
+@example(bound=4, fair=False, history=LARGE_ONE_LEAVES)
 @given(bound=st.integers(1, 8), fair=st.booleans(), history=histories)
 def test_the_gate_in_any_history(bound: int, fair: bool, history: list[tuple[object, ...]]) -> None:
     asyncio.run(live(bound, fair, history))

@@ -538,7 +538,7 @@ def own_server() -> Iterator[PostgresServer]:
 def test_a_server_that_stops_freezes_and_comes_back(
     journal: Journal, own_server: PostgresServer, open_database: OpenDatabase
 ) -> None:
-    database = open_database(own_server.new_database(), timeout=1.0)
+    database = open_database(own_server.new_database())
     with shipping(journal.path, database) as (shipper, observed):
         journal.write(both("a"))
         eventually(lambda: shipper.flush(LONG))
@@ -565,7 +565,7 @@ def test_a_server_that_stops_freezes_and_comes_back(
 def test_a_frozen_server_does_not_hold_up_the_end(
     journal: Journal, own_server: PostgresServer, open_database: OpenDatabase
 ) -> None:
-    database = open_database(own_server.new_database(), timeout=1.0)
+    database = open_database(own_server.new_database())
     with shipping(journal.path, database) as (shipper, _):
         assert shipper.flush(LONG)
         own_server.freeze()
