@@ -208,6 +208,7 @@ def test_the_openapi_document_is_valid_and_whole(api: Api) -> None:
 
 def test_metrics_are_ours_and_vllms(api: Api) -> None:
     api.chat(max_tokens=2)
+    api.chat(max_tokens=2, stream=True)
     text = api.http.get("/metrics").text
     for name in (
         'sluice_requests_total{code="",outcome="completed",route="/v1/chat/completions",status="200"}',
