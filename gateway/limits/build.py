@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gateway.limits.client import connector
-from gateway.limits.decide import AloneDecider, Decider, LimitObserver, SharedDecider
+from gateway.limits.decide import OPEN_SECONDS, AloneDecider, Decider, LimitObserver, SharedDecider
 from gateway.limits.limiter import RateLimits
 from gateway.limits.link import RedisLink
 from gateway.limits.local import LocalShare
@@ -28,7 +28,7 @@ def _decider(settings: Settings, plan: LimitPlan, observer: LimitObserver) -> De
     link = RedisLink(connector(url, timeout=limits.redis_timeout, connect_timeout=1.0), SCRIPTS, limits.redis_timeout)
     return SharedDecider(
         RedisStore(link, plan, int(limits.lease_seconds * 1000)),
-        LocalShare(limits.replicas),
+        LocalShare(limits.replicas, int(OPEN_SECONDS * 1000)),
         policy=limits.redis_failure,
         timeout=limits.redis_timeout,
         lease_seconds=limits.lease_seconds,

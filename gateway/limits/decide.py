@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -13,6 +12,7 @@ from typing import Final, Literal, Protocol
 
 from gateway.limits.breaker import Breaker
 from gateway.limits.headers import unavailable
+from gateway.limits.journal import Journal
 from gateway.limits.link import StoreError
 from gateway.limits.local import LocalShare
 from gateway.limits.memory import MemoryStore
@@ -27,7 +27,9 @@ log = logging.getLogger("sluice.limits")
 OPEN_SECONDS: Final = 2.0
 #: Pause between looks at leases and debts.
 TICK_SECONDS: Final = 1.0
-_DEBTS_PER_CALL: Final = 100
+_PROBE_SECONDS: Final = 1.0
+_LEASES_PER_CALL: Final = 100
+_TAKEN_AT_ONCE: Final = 100
 _SETTLED: Final = frozenset((Kind.TOKENS, Kind.DAY, Kind.CONCURRENT))
 
 Settle = Callable[[int], None]
@@ -35,8 +37,12 @@ Settle = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A decision, and how to settle it if it was granted: call ``settle`` with the tokens that were used, once."""
+    """A decision on ``charges``, which may be shares of those that were asked for.
 
+    If it was granted, call ``settle`` with the tokens that were used, once.
+    """
+
+    charges: Sequence[Charge]
     decision: Decision
     settle: Settle
 
@@ -95,7 +101,7 @@ class AloneDecider:
         """See :class:`Decider`."""
         decision = self._store.reserve(request_id, charges)
         self._observer.limit_decided("memory", "granted" if decision.granted else "refused")
-        return Verdict(decision, lambda tokens: self._settle(request_id, charges, tokens))
+        return Verdict(charges, decision, lambda tokens: self._settle(request_id, charges, tokens))
 
     def _settle(self, request_id: str, charges: Sequence[Charge], tokens: int) -> None:
         self._store.settle(request_id, charges, tokens)
@@ -123,6 +129,7 @@ class SharedDecider:
     ) -> None:
         self._store = store
         self._share = share
+        self._journal = Journal(clock)
         self._policy = policy
         self._timeout = timeout
         self._renew_every = lease_seconds / 3
@@ -159,11 +166,14 @@ class SharedDecider:
             raise
         self._observer.limit_decided("redis", "granted" if decision.granted else "refused")
         if not decision.granted:
-            return Verdict(decision, _nothing_to_settle)
+            if decision.repeated and needs_settling(charges):
+                # The first copy of it may arrive yet, and find room.
+                self._outbox.put(Settlement(request_id, charges, 0, unsure=True))
+            return Verdict(charges, decision, _nothing_to_settle)
         self._share.remember(request_id, charges)
-        if leased := [charge.key for charge in charges if charge.kind is Kind.CONCURRENT]:
-            self._leases[request_id] = leased
-        return Verdict(decision, lambda tokens: self._settle(request_id, charges, tokens))
+        self._keep_leases(request_id, charges)
+        repeated = decision.repeated
+        return Verdict(charges, decision, lambda tokens: self._settle(request_id, charges, tokens, unsure=repeated))
 
     async def _ask(self, request_id: str, charges: Sequence[Charge]) -> Decision:
         began = self._clock()
@@ -184,17 +194,28 @@ class SharedDecider:
             raise unavailable(OPEN_SECONDS)
         decision = self._share.reserve(request_id, charges)
         self._observer.limit_decided("local", "granted" if decision.granted else "refused")
-        return Verdict(decision, lambda tokens: self._settle_alone(request_id, charges, tokens))
+        if decision.granted:
+            self._journal.admitted(request_id, charges)
+        shares = self._share.of(charges)
+        return Verdict(shares, decision, lambda tokens: self._settle_alone(request_id, charges, tokens))
 
-    def _settle(self, request_id: str, charges: Sequence[Charge], tokens: int) -> None:
-        self._leases.pop(request_id, None)
+    def _settle(self, request_id: str, charges: Sequence[Charge], tokens: int, *, unsure: bool) -> None:
         self._share.settle(request_id, charges, tokens)
         if needs_settling(charges):
-            self._outbox.put(Settlement(request_id, charges, tokens))
+            self._give_back(Settlement(request_id, charges, tokens, unsure=unsure))
 
     def _settle_alone(self, request_id: str, charges: Sequence[Charge], tokens: int) -> None:
         self._share.settle(request_id, charges, tokens)
-        self._share.owe(charges, tokens)
+        if (settlement := self._journal.ended(request_id, tokens)) is not None:
+            self._give_back(settlement)
+
+    def _give_back(self, settlement: Settlement) -> None:
+        self._leases.pop(settlement.request_id, None)
+        self._outbox.put(settlement)
+
+    def _keep_leases(self, name: str, charges: Sequence[Charge]) -> None:
+        if leased := [charge.key for charge in charges if charge.kind is Kind.CONCURRENT]:
+            self._leases[name] = leased
 
     # -- the store's health -------------------------------------------------------------------------------------
 
@@ -211,8 +232,10 @@ class SharedDecider:
     async def start(self) -> None:
         """See :class:`Decider`."""
         self._outbox.start()
-        if not await self._probe():
-            self._failed(StoreError("start", fatal=True))
+        try:
+            await self._probe()
+        except StoreError as error:
+            self._failed(StoreError(error.reason, fatal=True))
         self._tell()
         self._task = asyncio.create_task(self._maintain(), name="limit-maintenance")
 
@@ -223,8 +246,18 @@ class SharedDecider:
             with suppress(asyncio.CancelledError):
                 await self._task
             self._task = None
+            await self._bring_home(within)
         await self._outbox.close(within)
         await self._store.close()
+
+    async def _bring_home(self, within: float) -> None:
+        try:
+            async with asyncio.timeout(within):
+                await self._look_after()
+        except (StoreError, TimeoutError) as error:
+            log.warning("the limits' store could not be reached at the end: %s", error)
+        if len(self._journal):
+            log.error("%d entries of what this replica admitted by itself were not charged", len(self._journal))
 
     async def _maintain(self) -> None:
         while True:
@@ -239,40 +272,44 @@ class SharedDecider:
 
     async def _look_after(self) -> None:
         if not self._breaker.closed:
-            if not await self._probe():
-                return
-            await self._pay_debts()
+            await self._probe()
+            await self._tell_what_was_admitted()
             self._breaker.close()
             log.warning("the limits' store is back")
             self._outbox.wake()
-        await self._pay_debts()
+        await self._tell_what_was_admitted()
         await self._renew()
 
-    async def _probe(self) -> bool:
-        """Whether the store takes a write."""
+    async def _probe(self) -> None:
+        """Raises :class:`StoreError` if the store does not do what decisions need, in time."""
         try:
-            async with asyncio.timeout(max(1.0, self._timeout)):
-                await self._store.settle("probe", (), 0, unsure=True)
-        except (StoreError, TimeoutError) as error:
-            self._observer.limit_store_error(error.reason if isinstance(error, StoreError) else "timeout")
-            return False
-        return True
+            async with asyncio.timeout(max(_PROBE_SECONDS, self._timeout)):
+                await self._store.probe()
+        except TimeoutError:
+            raise StoreError("timeout") from None
 
-    async def _pay_debts(self) -> None:
+    async def _tell_what_was_admitted(self) -> None:
         """Charge the store with what it does not know of, before it decides again."""
-        debts = self._share.owed()
-        for start in range(0, len(debts), _DEBTS_PER_CALL):
-            some = debts[start : start + _DEBTS_PER_CALL]
-            try:
-                await self._store.reserve(f"debt-{os.urandom(12).hex()}", some, force=True, settled=False)
-            except StoreError:
-                self._share.owe_again(debts[start:])
-                raise
+        for bill, charges in self._journal.bills():
+            await self._store.reserve(bill, charges, force=True)
+            self._journal.paid(bill)
+        offers = self._journal.offers()
+        for start in range(0, len(offers), _TAKEN_AT_ONCE):
+            some = offers[start : start + _TAKEN_AT_ONCE]
+            calls = [self._store.reserve(name, charges, force=True) for name, charges in some]
+            for (name, _), result in zip(some, await asyncio.gather(*calls, return_exceptions=True), strict=True):
+                if isinstance(result, BaseException):
+                    raise result
+                if (taken := self._journal.taken(name)) is not None:
+                    self._keep_leases(name, taken)
 
     async def _renew(self) -> None:
         if self._clock() < self._next_renewal:
             return
         self._next_renewal = self._clock() + self._renew_every
-        leases = [(key, request_id) for request_id, keys in self._leases.items() for key in keys]
-        for start in range(0, len(leases), _DEBTS_PER_CALL):
-            await self._store.renew(leases[start : start + _DEBTS_PER_CALL])
+        names = list(self._leases)
+        for start in range(0, len(names), _LEASES_PER_CALL):
+            # Those that ended in the meantime are not put back.
+            still = [name for name in names[start : start + _LEASES_PER_CALL] if name in self._leases]
+            if leases := [(key, name) for name in still for key in self._leases[name]]:
+                await self._store.renew(leases)

@@ -66,12 +66,12 @@ class RateLimits:
             if charge.kind in TOKEN_KINDS and charge.amount > charge.capacity:
                 raise too_large(charge, demand.prompt_param)
         verdict = await self._decider.decide(demand.request_id, charges)
-        levels = verdict.decision.levels
-        rate_headers = headers(charges, levels)
+        decided, levels = verdict.charges, verdict.decision.levels
+        rate_headers = headers(decided, levels)
         self._known.keep_headers(demand.principal.id, rate_headers)
         if not verdict.decision.granted:
-            self._known.keep_refusals(charges, levels, rate_headers)
-            raise refused(charges, levels)
+            self._known.keep_refusals(decided, levels, rate_headers)
+            raise refused(decided, levels)
         return _Held(rate_headers, verdict.settle)
 
     # -- as a service -------------------------------------------------------------------------------------------

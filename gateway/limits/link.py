@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 from redis.asyncio import RedisCluster
 from redis.exceptions import (
+    AskError,
     AuthenticationError,
     BusyLoadingError,
     ClusterError,
@@ -28,6 +29,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 MAX_BATCH: Final = 512
+_CONNECT_SECONDS: Final = 1.0
 _CLOSE_SECONDS: Final = 1.0
 
 
@@ -43,14 +45,22 @@ class StoreError(Exception):
         self.fatal = fatal
 
 
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a script returned. ``repeated``: it was sent twice, and the first copy may still be carried out."""
+
+    value: Any
+    repeated: bool
+
+
 @dataclass(slots=True)
 class _Command:
     script: str
     keys: Sequence[str]
     arguments: str
-    reply: asyncio.Future[Any]
+    reply: asyncio.Future[Reply]
     tries: int = 0
-    sent: bool = field(default=False)
+    repeated: bool = False
 
 
 class RedisLink:
@@ -66,7 +76,7 @@ class RedisLink:
         self._wake = asyncio.Event()
         self._writer: asyncio.Task[None] | None = None
 
-    async def call(self, script: str, keys: Sequence[str], arguments: str) -> Any:
+    async def call(self, script: str, keys: Sequence[str], arguments: str) -> Reply:
         """Run a script and wait for its reply, as long as it takes. Raises :class:`StoreError`."""
         command = _Command(script, keys, arguments, asyncio.get_running_loop().create_future())
         self._waiting.append(command)
@@ -100,15 +110,29 @@ class RedisLink:
 
     async def _carry_out(self, batch: list[_Command]) -> None:
         try:
-            async with asyncio.timeout(4 * self._timeout):
+            # To connect may take longer than a decision: who cannot wait has gone by then.
+            async with asyncio.timeout(_CONNECT_SECONDS):
                 await self._load(batch)
-                replies = await self._send(batch)
         except Exception as error:  # noqa: BLE001 - becomes the error of everybody who waits for this batch
-            await self._drop()
-            self._again_or_fail(batch, as_store_error(error))
+            await self._give_up(batch, error)
+            return
+        try:
+            async with asyncio.timeout(4 * self._timeout):
+                replies = await self._send(batch)
+        except Exception as error:  # noqa: BLE001
+            for command in batch:
+                command.repeated = True
+            await self._give_up(batch, error)
             return
         for command, reply in zip(batch, replies, strict=True):
             self._answer(command, reply)
+        if any(isinstance(reply, Exception) and as_store_error(reply).fatal for reply in replies):
+            # It will not serve this connection: perhaps another server does, by the same name.
+            await self._drop()
+
+    async def _give_up(self, batch: Sequence[_Command], error: Exception) -> None:
+        await self._drop()
+        self._again_or_fail(batch, as_store_error(error))
 
     def _answer(self, command: _Command, reply: Any) -> None:
         if isinstance(reply, NoScriptError) and command.tries == 0:
@@ -119,7 +143,7 @@ class RedisLink:
         elif isinstance(reply, Exception):
             command.reply.set_exception(as_store_error(reply))
         else:
-            command.reply.set_result(reply)
+            command.reply.set_result(Reply(reply, command.repeated))
 
     def _again_or_fail(self, batch: Sequence[_Command], error: StoreError) -> None:
         """A lost connection may be one that was old: the same commands once more, which are safe to repeat."""
@@ -140,8 +164,6 @@ class RedisLink:
             self._shas[name] = _text(await self._client.script_load(self._scripts[name]))
 
     async def _send(self, batch: Sequence[_Command]) -> list[Any]:
-        for command in batch:
-            command.sent = True
         calls: list[tuple[Any, ...]] = [
             (self._shas[each.script], len(each.keys), *each.keys, each.arguments) for each in batch
         ]
@@ -174,8 +196,10 @@ def as_store_error(error: BaseException) -> StoreError:
     for kinds, reason, fatal in _REASONS:
         if isinstance(error, kinds):
             return StoreError(reason, fatal=fatal)
-    if isinstance(error, ResponseError) and str(error).startswith(("MISCONF", "WRONGTYPE", "MOVED", "ASK")):
-        return StoreError("refused", fatal=True)
+    text = str(error) if isinstance(error, ResponseError) else ""
+    for words, reason, fatal in _WORDS:
+        if words in text:
+            return StoreError(reason, fatal=fatal)
     return StoreError("error")
 
 
@@ -186,8 +210,15 @@ _REASONS: Final[tuple[tuple[tuple[type[BaseException], ...], str, bool], ...]] =
     ((OutOfMemoryError,), "oom", True),
     ((NoPermissionError, AuthenticationError), "denied", True),
     ((RedisTimeoutError, TimeoutError), "timeout", False),
-    ((ClusterError,), "cluster", True),
+    ((ClusterError, AskError), "cluster", True),
     ((RedisConnectionError, OSError), "connection", False),
+)
+#: Of errors that the client has no classes for. A key of the wrong type concerns one limit, not the store.
+_WORDS: Final = (
+    ("ACL failure in script", "denied", True),
+    ("WRONGTYPE", "wrongtype", False),
+    ("MISCONF", "misconf", True),
+    ("BUSY", "busy", False),
 )
 
 

@@ -11,7 +11,7 @@ from typing import Final
 from gateway.limits.plan import TOKEN_KINDS, WINDOWS, Charge, Kind, Window
 from gateway.limits.store import NEVER, Decision, Level
 
-#: Subjects that are remembered; beyond that the ones that were idle longest are forgotten.
+#: Subjects that are remembered of each kind of limit; beyond that those that were idle longest are forgotten.
 MAX_SUBJECTS: Final = 200_000
 #: A lease that lives in the memory of the process that holds it ends with it, and needs no expiry: a year.
 OWN_LEASE_MS: Final = 365 * 86_400_000
@@ -94,8 +94,8 @@ class _Bucket:
 
     def at(self, now_ms: int, burst: int, per_second: float) -> float:
         """The level now."""
-        elapsed = max(0, now_ms - self.refilled_ms)
-        return min(float(burst), self.level + elapsed * per_second / 1000)
+        self.refilled_ms = min(self.refilled_ms, now_ms)
+        return min(float(burst), self.level + (now_ms - self.refilled_ms) * per_second / 1000)
 
 
 _State = SlidingWindow | _Bucket | dict[str, int]
@@ -107,7 +107,8 @@ class MemoryStore:
     def __init__(self, lease_ms: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._lease_ms = lease_ms
         self._clock = clock
-        self._states: OrderedDict[str, _State] = OrderedDict()
+        # Apart by kind: callers from many addresses do not make a tenant's day be forgotten.
+        self._states: dict[Kind, OrderedDict[str, _State]] = {kind: OrderedDict() for kind in Kind}
         self._granted: dict[str, tuple[int, ...]] = {}
 
     def reserve(self, request_id: str, charges: Sequence[Charge], *, force: bool = False) -> Decision:
@@ -128,32 +129,26 @@ class MemoryStore:
     def settle(self, request_id: str, charges: Sequence[Charge], tokens: int) -> bool:
         """Give back what was granted beyond ``tokens``, and the lease; False if nothing was granted, or no longer."""
         slots = self._granted.pop(request_id, None)
-        if slots is None:
-            return False
         now = self._now_ms()
-        for charge, slot in zip(charges, slots, strict=True):
-            state = self._states.get(charge.key)
-            if isinstance(state, SlidingWindow) and charge.kind in TOKEN_KINDS:
-                state.advance(now)
-                state.refund(slot, charge.amount - tokens)
-            elif isinstance(state, dict):
+        for index, charge in enumerate(charges):
+            state = self._states[charge.kind].get(charge.key)
+            if isinstance(state, dict):
                 state.pop(request_id, None)
-        return True
+            elif slots is not None and isinstance(state, SlidingWindow) and charge.kind in TOKEN_KINDS:
+                state.advance(now)
+                state.refund(slots[index], charge.amount - tokens)
+        return slots is not None
 
     def renew(self, request_id: str, charges: Sequence[Charge]) -> None:
-        """The request still runs: its leases live on."""
-        expiry = self._now_ms() + self._lease_ms
+        """The request still runs: its leases live on, and are put back if they were lost."""
+        now = self._now_ms()
         for charge in charges:
-            state = self._states.get(charge.key)
-            if isinstance(state, dict) and request_id in state:
-                state[request_id] = expiry
-
-    def used(self, charge: Charge) -> int:
-        """What of this limit is in use now."""
-        return self._level(charge, self._now_ms()).used
+            state = self._state(charge, now)
+            if isinstance(state, dict):
+                state[request_id] = now + self._lease_ms
 
     def __len__(self) -> int:
-        return len(self._states)
+        return sum(map(len, self._states.values()))
 
     # -- one limit ------------------------------------------------------------------------------------------------
 
@@ -201,13 +196,14 @@ class MemoryStore:
         return Level(len(state), 0, 0)
 
     def _state(self, charge: Charge, now: int) -> _State:
-        state = self._states.get(charge.key)
+        states = self._states[charge.kind]
+        state = states.get(charge.key)
         if state is None:
-            state = self._states[charge.key] = _new_state(charge, now)
-            if len(self._states) > MAX_SUBJECTS:
-                self._states.popitem(last=False)
+            state = states[charge.key] = _new_state(charge, now)
+            if len(states) > MAX_SUBJECTS:
+                states.popitem(last=False)
         else:
-            self._states.move_to_end(charge.key)
+            states.move_to_end(charge.key)
         return state
 
     def _now_ms(self) -> int:

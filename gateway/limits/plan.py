@@ -95,6 +95,10 @@ class LimitPlan:
         """The key of an address's bucket; None if addresses are not limited."""
         return None if self._address is None else self._name(Kind.BUCKET, "a", limit_subject(address))
 
+    def probe_key(self, kind: Kind) -> str:
+        """A key of ``kind`` that no subject has."""
+        return self._name(kind, "probe", "")
+
     def record_key(self, request_id: str) -> str:
         """Where the store remembers what it granted to this request."""
         return f"{self._prefix}:g:{request_id}"

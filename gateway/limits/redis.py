@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any, Final
 
-from gateway.limits.link import RedisLink
+from gateway.limits.link import RedisLink, StoreError
 from gateway.limits.plan import WINDOWS, Charge, Kind, LimitPlan
 from gateway.limits.script import RENEW, RESERVE, SETTLE
 from gateway.limits.store import GRANT_MS, Decision, Level
@@ -33,22 +34,35 @@ class RedisStore:
         for charge in charges:
             arguments += (charge.kind.value, charge.capacity, charge.amount, *_shape(charge))
         reply = await self._link.call("reserve", self._keys(request_id, charges), _words(arguments))
-        numbers = [int(number) for number in reply]
-        levels = tuple(Level(*numbers[at : at + 3]) for at in range(1, len(numbers), 3))
-        return Decision(bool(numbers[0]), levels)
+        try:
+            granted, *numbers = map(int, reply.value)
+            levels = tuple(Level(*numbers[at : at + 3]) for at in range(0, 3 * len(charges), 3))
+        except (TypeError, ValueError):
+            raise StoreError("error") from None
+        return Decision(bool(granted), levels, reply.repeated)
 
     async def settle(self, request_id: str, charges: Sequence[Charge], tokens: int, *, unsure: bool = False) -> bool:
         """See :meth:`gateway.limits.memory.MemoryStore.settle`.
 
-        ``unsure``: whether it was granted is not known; should the reservation still arrive, it is not charged.
+        ``unsure``: whether it was granted is not known, or a copy of the reservation may still arrive, which is then
+        not charged.
         """
         arguments: list[Any] = [request_id, tokens, MARK_MS if unsure else 0]
         for charge in charges:
             arguments += (charge.kind.value, charge.amount, *_shape(charge))
-        return bool(await self._link.call("settle", self._keys(request_id, charges), _words(arguments)))
+        reply = await self._link.call("settle", self._keys(request_id, charges), _words(arguments))
+        return bool(reply.value)
+
+    async def probe(self) -> None:
+        """Do everything that decisions need, with limits that nobody has."""
+        name = f"probe-{os.urandom(12).hex()}"
+        charges = [Charge(self._plan.probe_key(kind), kind, 1, 1, 1.0) for kind in Kind]
+        await self.reserve(name, charges, force=True)
+        await self.renew([(charge.key, name) for charge in charges if charge.kind is Kind.CONCURRENT])
+        await self.settle(name, charges, 0)
 
     async def renew(self, leases: Sequence[tuple[str, str]]) -> None:
-        """``leases`` are (key, request id) of requests that still run."""
+        """``leases`` are (key, request id) of requests that still run; those that were lost are put back."""
         keys = [key for key, _ in leases]
         words = [self._lease_ms, *(request_id for _, request_id in leases)]
         await self._link.call("renew", keys, _words(words))

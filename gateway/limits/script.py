@@ -4,14 +4,16 @@ Time is the store's own (TIME), so gateways with wrong clocks agree. State per l
 
 - windows: a hash with the total ``t``, the newest slot seen ``h``, the newest slot charged ``l``, and a ring of sums
   under the slot's number modulo the length of the ring;
-- leases: a sorted set of request ids by their expiry in milliseconds;
-- buckets: a hash with ``level`` and the time ``at`` it was refilled;
+- leases: a sorted set of request ids by their expiry in milliseconds. Renewing one puts it back if it was lost, by a
+  server that came back empty or a clock that jumped ahead;
+- buckets: a hash with ``level`` and the time ``at`` it was refilled, kept until it is full again, at most a day;
 - grants: a string with the slots that were charged, per request id, which makes reserving again harmless and settling
-  possible once. A settle that finds none leaves a mark, so that a reservation that was lost in a dying connection and
-  arrives after all is not charged.
+  possible once. A settle that is not sure of the grant leaves a mark, so that a copy of the reservation that was held
+  up in a dying connection and arrives after all is not charged.
 
 A clock that steps back by more than a slot makes everything count as if it had come now: refusals last at most one
-window longer, and nothing is over-admitted. A clock that jumps ahead empties the windows it jumps over.
+window longer, and nothing is over-admitted; leases of dead processes come back later by that much. A clock that jumps
+ahead empties the windows it jumps over.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ local function advance(key, slot_ms, slots)
     if head - current == 1 then return total, head, last end
     redis.call('DEL', key)
     redis.call('HSET', key, 't', total, 'h', current, 'l', current, current % ring, total)
+    redis.call('PEXPIRE', key, (slots + 2) * slot_ms)
     return total, current, current
   end
   if current - head > slots then
@@ -60,13 +63,17 @@ local function refill(key, burst, per_second)
   local state = redis.call('HMGET', key, 'level', 'at')
   local level, at = tonumber(state[1]), tonumber(state[2])
   if not level then return burst end
-  return math.min(burst, level + math.max(0, now - at) * per_second / 1000)
+  if at > now then
+    redis.call('HSET', key, 'at', now)
+    at = now
+  end
+  return math.min(burst, level + (now - at) * per_second / 1000)
 end
 """
 
 #: KEYS: the grant, then one per charge. ARGV is one text of words, because a client pays by the argument: request id,
-#: force, lease ms, grant ms, then per charge: kind, capacity,
-#: amount, slot ms or refill per second, slots. Reply: granted, then per charge: used, reset ms, wait ms.
+#: force, lease ms, grant ms, then per charge: kind, capacity, amount, slot ms or refill per second, slots. Reply:
+#: granted, then per charge: used, reset ms, wait ms.
 RESERVE: Final = (
     _COMMON
     + """
@@ -74,6 +81,7 @@ local id, force, lease_ms, grant_ms = args[1], args[2] == '1', tonumber(args[3])
 local grant = redis.call('GET', KEYS[1])
 local granted = not grant or grant ~= 'x'
 local reply, seen = {1}, {}
+local bucket_ms = 86400000
 
 local function look(i, amount)
   local key, at = KEYS[i + 1], 5 * i
@@ -142,8 +150,8 @@ for i = 1, count do
   elseif kind == 'b' then
     local per_second = tonumber(args[at + 3])
     redis.call('HSET', key, 'level', math.max(0, seen[i] - amount), 'at', now)
-    local full = per_second > 0 and math.ceil(capacity / per_second * 1000) or grant_ms
-    redis.call('PEXPIRE', key, math.max(1000, math.min(full, grant_ms)))
+    local full = per_second > 0 and math.ceil(capacity / per_second * 1000) or bucket_ms
+    redis.call('PEXPIRE', key, math.max(1000, math.min(full, bucket_ms)))
   elseif amount > 0 then
     local slot_ms, slots = tonumber(args[at + 3]), tonumber(args[at + 4])
     redis.call('HINCRBY', key, seen[i] % (slots + 1), amount)
@@ -168,10 +176,13 @@ SETTLE: Final = (
 local id, tokens, mark_ms = args[1], tonumber(args[2]), tonumber(args[3])
 local grant = redis.call('GET', KEYS[1])
 if not grant or grant == 'x' then
+  for i = 1, #KEYS - 1 do
+    if args[4 * i] == 'c' then redis.call('ZREM', KEYS[i + 1], id) end
+  end
   if mark_ms > 0 then redis.call('SET', KEYS[1], 'x', 'PX', mark_ms) end
   return 0
 end
-redis.call('DEL', KEYS[1])
+if mark_ms > 0 then redis.call('SET', KEYS[1], 'x', 'PX', mark_ms) else redis.call('DEL', KEYS[1]) end
 local i = 0
 for charged in string.gmatch(grant, '%S+') do
   i = i + 1
@@ -204,7 +215,7 @@ RENEW: Final = (
     + """
 local lease_ms = tonumber(args[1])
 for i, key in ipairs(KEYS) do
-  redis.call('ZADD', key, 'XX', now + lease_ms, args[i + 1])
+  redis.call('ZADD', key, now + lease_ms, args[i + 1])
   redis.call('PEXPIRE', key, lease_ms * 2)
 end
 return #KEYS

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
-
-from gateway.limits.plan import Charge
 
 #: No wait will ever help.
 NEVER: Final = -1
@@ -29,15 +26,11 @@ class Level:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """``levels`` has one per charge, in their order. Either all charges were made, or none."""
+    """``levels`` has one per charge, in their order. Either all charges were made, or none.
+
+    ``repeated``: it was asked for twice, and the first copy may still arrive; a settlement must guard against that.
+    """
 
     granted: bool
     levels: tuple[Level, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """What was granted to whom, as the settling side remembers it."""
-
-    request_id: str
-    charges: Sequence[Charge]
+    repeated: bool = False

@@ -59,10 +59,6 @@ def refused_with_room(history: Sequence[Attempt], limit: int, window: float, res
             yield f"{refusal.cost} refused at {refusal.begun:.3f} though at most {most} of {limit} were used"
 
 
-def _settled_before(attempt: Attempt, moment: float) -> bool:
-    return attempt.settled is not None and attempt.settled < moment
-
-
 def check(
     history: Sequence[Attempt], *, limit: int, window: float, resolution: float = 2.0, slack: int = 0
 ) -> list[str]:

@@ -153,6 +153,16 @@ async def test_burst_two_and_rate_zero_refuse_the_third(build: Build) -> None:
     assert (await refusal(limits, demand(principal(), limit_class=LimitClass.REQUEST))).status == 429
 
 
+async def test_a_bucket_is_not_forgotten_before_it_is_full_again(redis: RedisServer) -> None:
+    for per_second, least in ((0.0, 80_000_000), (0.01, 150_000)):
+        limits, _ = await started(redis, redis_timeout=2.0, address={"burst": 2, "per_second": per_second})
+        await limits.reserve(demand(principal(), limit_class=LimitClass.REQUEST, address=f"198.51.100.{least % 97}"))
+        lives = [int(redis.command("PTTL", key)[1:]) for key in keys_of(redis, "{sluice}:b:")]
+        assert max(lives) > least
+        await limits.stop()
+        redis.command("FLUSHALL")
+
+
 async def test_a_refusal_of_requests_is_known_until_it_is_over(build: Build) -> None:
     limits = await build()
     who = principal(requests_per_minute=1)
@@ -191,6 +201,20 @@ async def started(server: RedisServer, **limits: Any) -> tuple[RateLimits, Metri
     limiter, metrics = limits_on(server.url, **limits)
     await limiter.start()
     return limiter, metrics
+
+
+def keys_of(server: RedisServer, prefix: str) -> list[str]:
+    words = server.command("KEYS", f"{prefix}*").decode().split("\r\n")
+    return [word for word in words if word.startswith(prefix)]
+
+
+async def test_every_key_of_the_store_has_an_end(redis: RedisServer) -> None:
+    limits, _ = await started(redis, redis_timeout=2.0, address={"burst": 5, "per_second": 1})
+    await limits.reserve(demand(principal("p", **dict.fromkeys(Quota.__slots__, 50)), 5))
+    keys = keys_of(redis, "{sluice}:")
+    assert {key.split(":")[1] for key in keys} == set("rtdcbg")
+    assert all(0 < int(redis.command("PTTL", key)[1:]) <= 88_000_000 for key in keys)
+    await limits.stop()
 
 
 async def granted(limits: RateLimits, who: Principal, times: int, tokens: int = 1) -> int:
@@ -244,6 +268,21 @@ async def test_closed_means_closed(own_redis: RedisServer) -> None:
     own_redis.start()
     await eventually(lambda: not limits.degraded(), 15)
     await limits.reserve(demand(principal(requests_per_minute=5)))
+    await limits.stop()
+
+
+async def test_a_share_that_is_used_up_is_no_reason_to_give_up(own_redis: RedisServer) -> None:
+    limits, _ = await started(own_redis, replicas=4)
+    own_redis.kill()
+    # The whole limit has room for it, the share never has.
+    refused = await refusal(limits, demand(principal(tokens_per_minute=100), 60))
+    assert (refused.status, refused.retry_after) == (429, 2.0)
+    assert "x-should-retry" not in refused.extra_headers
+    who = principal("q", requests_per_minute=4)
+    await limits.reserve(demand(who))
+    assert (await refusal(limits, demand(who))).extra_headers["x-ratelimit-limit-requests"] == "1"
+    # It is a refusal of the share: nothing is known of the limit.
+    limits.known(who, "203.0.113.1")
     await limits.stop()
 
 

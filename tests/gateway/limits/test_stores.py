@@ -189,10 +189,18 @@ async def test_leases_end_with_their_requests_or_by_themselves(store: Store) -> 
     assert (await store.reserve("d", [lease])).granted
     await store.sleep(LEASE_MS - 1)
     await store.renew("d", lease)
-    await store.renew("gone", lease)
     await store.sleep(1)
     assert (await store.reserve("e", [lease])).granted
     assert not (await store.reserve("f", [lease])).granted
+
+
+async def test_a_lease_that_was_lost_is_put_back_by_its_renewal_and_ends_with_its_request(store: Store) -> None:
+    lease = charge(Kind.CONCURRENT, 1)
+    await store.renew("a", lease)
+    assert not (await store.reserve("b", [lease])).granted
+    # There is nothing to give back, but for the lease.
+    assert not await store.settle("a", [lease], 0)
+    assert (await store.reserve("c", [lease])).granted
 
 
 async def test_a_bucket_of_two_that_never_refills(store: Store) -> None:
@@ -215,6 +223,15 @@ async def test_a_bucket_refills(store: Store) -> None:
     await store.sleep(250)
     assert (await store.reserve("d", bucket)).granted
     assert not (await store.reserve("e", bucket)).granted
+
+
+async def test_a_bucket_whose_clock_was_set_back_goes_on_refilling(store: Store) -> None:
+    bucket = [charge(Kind.BUCKET, 1, 1, 1.0)]
+    assert (await store.reserve("a", bucket)).granted
+    await store.sleep(-3_600_000)
+    assert not (await store.reserve("b", bucket)).granted
+    await store.sleep(1000)
+    assert (await store.reserve("c", bucket)).granted
 
 
 async def test_more_than_the_limit_can_never_be_had(store: Store) -> None:
