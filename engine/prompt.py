@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from vllm.exceptions import VLLMValidationError
 from vllm.renderers.hf import ChatTemplateResolutionError, safe_apply_chat_template
 
-from engine.types import ChatMessage, Prompt, PromptTooLong, RequestRejected
+from engine.types import ChatMessage, Conversation, Prompt, PromptTooLong, RequestRejected
 
 #: A conversation this small may be rendered on the event loop, where the hop to a thread would cost twice the work ...
 INLINE_BYTES = 1024
@@ -40,18 +40,19 @@ class PromptBuilder:
 
         self._quick = self._takes_at_most(INLINE_SECONDS, ChatMessage("user", "word " * (INLINE_BYTES // 5)))
 
-    def is_quick(self, messages: Sequence[ChatMessage]) -> bool:
-        """Whether rendering these takes less time than handing them to a thread."""
+    def is_quick(self, conversation: Conversation) -> bool:
+        """Whether rendering it takes less time than handing it to a thread."""
+        messages = conversation.messages
         return self._quick and sum(len(message.content) for message in messages) + 64 * len(messages) <= INLINE_BYTES
 
     def _takes_at_most(self, seconds: float, message: ChatMessage) -> bool:
         """The best of some tries: the first compiles the template, and a busy machine interrupts others."""
         try:
-            return min(_timed(lambda: self.chat([message])) for _ in range(5)) <= seconds
+            return min(_timed(lambda: self.chat(Conversation([message]))) for _ in range(5)) <= seconds
         except RequestRejected:
             return False  # a model without a chat template, or with a tiny context
 
-    def chat(self, messages: Sequence[ChatMessage]) -> Prompt:
+    def chat(self, conversation: Conversation) -> Prompt:
         """Apply the chat template and tokenise.
 
         A special token spelled out in a content must stay text. So it is swapped for a mark that cannot be
@@ -59,11 +60,11 @@ class PromptBuilder:
         itself is encoded as ordinary text. Contents without special tokens are tokenised in one piece with the
         template, exactly as the model was trained.
         """
-        self._check_size(sum(len(m.content.encode()) for m in messages))
+        messages = conversation.messages
+        self._check_size(sum(len(_text(message).encode()) for message in messages))
         hidden: list[str] = []
         mark = f"\ue000{secrets.token_hex(8)}\ue001"
-        conversation = [self._conversation_entry(message, hidden, mark) for message in messages]
-        text = self._render(conversation)
+        text = self._render([self._conversation_entry(message, hidden, mark) for message in messages])
         if not hidden:
             return Prompt(self._encode(text))
         return Prompt(self._encode_around(text.split(mark), hidden))
@@ -94,7 +95,7 @@ class PromptBuilder:
             raise PromptTooLong(prompt_tokens=least, limit=self._context_length, exact=False)
 
     def _conversation_entry(self, message: ChatMessage, hidden: list[str], mark: str) -> dict[str, str]:
-        content = message.content
+        content = _text(message)
         if self._special is not None and self._special.search(content):
 
             def hide(match: re.Match[str]) -> str:
@@ -139,6 +140,12 @@ class PromptBuilder:
             ids += self._encoder.encode_as_text(spelled)
             ids += self._encode(piece) if piece else []
         return ids
+
+
+def _text(message: ChatMessage) -> str:
+    if not isinstance(message.content, str):
+        raise RequestRejected("This model takes text only.", param="messages", code="unsupported_modality")
+    return message.content
 
 
 class _Encoder(Protocol):

@@ -17,13 +17,15 @@ from engine.core import EngineCore
 from engine.processes import EngineProcesses, descendants
 from engine.pull import pull
 from engine.types import (
-    ChatMessage,
+    Constraint,
+    Conversation,
     Delta,
     DeltaSink,
     EngineState,
     EngineUnavailable,
     GenerationRequest,
     ModelInfo,
+    Parsing,
     Phase,
     Prompt,
     RequestRejected,
@@ -224,12 +226,12 @@ class VllmEngine:
 
     # -- serving ------------------------------------------------------------------------------------------------
 
-    async def render_chat(self, model: str, messages: Sequence[ChatMessage]) -> Prompt:
+    async def render_chat(self, model: str, conversation: Conversation) -> Prompt:
         """See :meth:`engine.types.Engine.render_chat`."""
         prompts = self._serving(model).prompts
-        if prompts.is_quick(messages):
-            return prompts.chat(messages)
-        return await asyncio.get_running_loop().run_in_executor(self._render, prompts.chat, messages)
+        if prompts.is_quick(conversation):
+            return prompts.chat(conversation)
+        return await asyncio.get_running_loop().run_in_executor(self._render, prompts.chat, conversation)
 
     async def tokenize(self, model: str, text: str, *, keep_text: bool = False) -> Prompt:
         """See :meth:`engine.types.Engine.tokenize`."""
@@ -240,6 +242,12 @@ class VllmEngine:
         """See :meth:`engine.types.Engine.detokenize`."""
         prompts = self._serving(model).prompts
         return await asyncio.get_running_loop().run_in_executor(self._render, prompts.decode, token_ids)
+
+    async def constrain(self, model: str, constraint: Constraint | None, parsing: Parsing | None) -> None:
+        """See :meth:`engine.types.Engine.constrain`."""
+        self._serving(model)
+        if constraint is not None or parsing is not None:
+            raise RequestRejected("This server cannot hold the output to a grammar.")
 
     def check(self, request: GenerationRequest) -> None:
         """See :meth:`engine.types.Engine.check`."""

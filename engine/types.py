@@ -19,7 +19,8 @@ from typing import Literal, Protocol
 
 import msgspec
 
-FinishReason = Literal["stop", "length"]
+#: ``tool_calls``: the choice ended by itself, and called at least one tool.
+FinishReason = Literal["stop", "length", "tool_calls"]
 
 
 class EngineError(Exception):
@@ -29,12 +30,14 @@ class EngineError(Exception):
 class RequestRejected(EngineError):
     """The engine can never serve this request as it stands.
 
-    ``param`` is the wire name of the offending field, or None when no single field is at fault.
+    ``param`` is the wire name of the offending field, or None when no single field is at fault; ``code`` is the wire's
+    word for what is wrong with it.
     """
 
-    def __init__(self, message: str, *, param: str | None = None) -> None:
+    def __init__(self, message: str, *, param: str | None = None, code: str = "invalid_value") -> None:
         super().__init__(message)
         self.param = param
+        self.code = code
 
 
 class PromptTooLong(RequestRejected):
@@ -97,10 +100,64 @@ class Sampling(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A prompt ready for the engine. ``text`` is kept only where the caller needs it back (``echo``)."""
+    """A prompt ready for the engine. ``text`` is kept only where the caller needs it back (``echo``).
+
+    ``media``: the engine's own form of the images whose places are among ``token_ids``; nobody else looks into it.
+    """
 
     token_ids: Sequence[int]
     text: str | None = None
+    media: object | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function that the model may call. ``parameters`` is a JSON Schema of an object; None: no parameters.
+
+    ``strict``: arguments are held to ``parameters`` by grammar. ``param``: where the schema stands in the request.
+    """
+
+    name: str
+    description: str | None = None
+    parameters: Mapping[str, object] | None = None
+    strict: bool = False
+    param: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolUse:
+    """The tools of a request, and what the model may do with them.
+
+    ``only``: names of the tools that may be called, empty for all; a forced function is ``required`` with one name.
+    ``parallel``: whether one answer may hold several calls.
+    """
+
+    tools: tuple[Tool, ...]
+    choice: Literal["auto", "none", "required"] = "auto"
+    only: tuple[str, ...] = ()
+    parallel: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Parsing:
+    """What the output is taken apart into besides plain content: tool calls, reasoning."""
+
+    tools: ToolUse | None = None
+    reasoning: bool = False
+
+
+ConstraintKind = Literal["json_schema", "json_object", "regex", "choice", "grammar"]
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """What the output must be. ``text``: the schema or the list of choices as JSON, the regular expression, the EBNF;
+    empty for ``json_object``. ``param``: where it stands in the request.
+    """
+
+    kind: ConstraintKind
+    text: str
+    param: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +166,7 @@ class GenerationRequest:
 
     ``stream``: deltas as they come; otherwise exactly one final :class:`Delta` per choice. Of those that wait for the
     engine, the lowest ``priority`` is first; it fits an int64. Only requests of equal ``cache_salt`` share cached
-    prompts.
+    prompts. ``parsing`` None: all output is content.
     """
 
     request_id: str
@@ -119,6 +176,8 @@ class GenerationRequest:
     stream: bool
     priority: int = 0
     cache_salt: str | None = None
+    constraint: Constraint | None = None
+    parsing: Parsing | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,15 +197,30 @@ class PositionLogprobs:
     top: tuple[TokenLogprob, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """What one tool call of a choice gained. ``name`` comes once, with the call's first delta, and whole."""
+
+    index: int
+    name: str | None
+    arguments: str
+
+
 @dataclass(slots=True)
 class Delta:
-    """What one choice gained. ``tokens`` counts new tokens; ``finish_reason`` is set on a choice's last delta."""
+    """What one choice gained. ``tokens`` counts new tokens; ``finish_reason`` is set on a choice's last delta.
+
+    ``text`` is content only. ``reasoning_tokens`` are among ``tokens``.
+    """
 
     index: int
     text: str
     tokens: int
     finish_reason: FinishReason | None = None
     logprobs: tuple[PositionLogprobs, ...] | None = None
+    reasoning: str = ""
+    tool_calls: tuple[ToolCallDelta, ...] = ()
+    reasoning_tokens: int = 0
 
 
 class DeltaSink(Protocol):
@@ -192,23 +266,64 @@ class EngineState:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """A model that can be named in a request. ``created`` is Unix seconds, ``context_length`` tokens."""
+    """A model that can be named in a request. ``created`` is Unix seconds, ``context_length`` tokens.
+
+    ``images``: it takes them in messages. ``reasoning``: it thinks before it answers, and a parser takes that apart.
+    """
 
     id: str
     created: int
     context_length: int
+    images: bool = False
+    reasoning: bool = False
 
 
-Role = Literal["system", "developer", "user", "assistant"]
+Role = Literal["system", "developer", "user", "assistant", "tool"]
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A decoded picture: ``rgb`` holds height x width x 3 bytes, rows from the top."""
+
+    width: int
+    height: int
+    rgb: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call that the model made earlier in the conversation. ``arguments`` is the JSON text as it came."""
+
+    id: str
+    name: str
+    arguments: str
 
 
 @dataclass(frozen=True, slots=True)
 class ChatMessage:
-    """One text message of a conversation."""
+    """One message of a conversation. ``content``: text, or pieces of text and images in order.
+
+    ``tool_calls`` and ``reasoning`` are of assistants; ``tool_call_id`` says which call a ``tool`` message answers.
+    """
 
     role: Role
-    content: str
+    content: str | tuple[str | Image, ...]
     name: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    reasoning: str | None = None
+
+
+ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """What a chat template is given."""
+
+    messages: Sequence[ChatMessage]
+    tools: ToolUse | None = None
+    effort: ReasoningEffort | None = None
 
 
 class Engine(Protocol):
@@ -232,7 +347,7 @@ class Engine(Protocol):
     async def stop(self) -> None:
         """End every request with :class:`EngineUnavailable` and leave no process behind. Idempotent."""
 
-    async def render_chat(self, model: str, messages: Sequence[ChatMessage]) -> Prompt:
+    async def render_chat(self, model: str, conversation: Conversation) -> Prompt:
         """Apply the chat template and tokenise, off the event loop. Special tokens in contents stay text."""
 
     async def tokenize(self, model: str, text: str, *, keep_text: bool = False) -> Prompt:
@@ -240,6 +355,13 @@ class Engine(Protocol):
 
     async def detokenize(self, model: str, token_ids: Sequence[int]) -> str:
         """The text of token ids. Raises :class:`RequestRejected` for an id outside the vocabulary."""
+
+    async def constrain(self, model: str, constraint: Constraint | None, parsing: Parsing | None) -> None:
+        """Judge, under a budget and off the event loop, the grammar that these ask of the output; remembered.
+
+        ``run`` takes only what was judged here. Raises :class:`RequestRejected` with the ``code`` and ``param`` of the
+        schema or tool at fault, :class:`EngineOverloaded` when too many wait to be judged.
+        """
 
     def check(self, request: GenerationRequest) -> None:
         """Raise :class:`RequestRejected` if ``run`` could never serve this: length, vocabulary, bounds. Cheap."""

@@ -198,7 +198,7 @@ def from_engine(error: engine.EngineError, *, prompt_param: str) -> ApiError:
                 param="max_tokens",
             )
         case engine.RequestRejected():
-            return invalid(str(error), code="invalid_value", param=error.param)
+            return invalid(str(error), code=error.code, param=error.param)
         case engine.EngineOverloaded():
             return ApiError(
                 503,

@@ -150,6 +150,7 @@ class Pipeline:
                 lease = await self._reserve(exchange, principal, job)
                 try:
                     await self._guard_input(exchange, principal, surface, request)
+                    await self._constrain(surface, request)
                     slot = await self._gate.enter(_ticket(job, principal, deadline))
                     try:
                         await self._admitted(exchange, exchange.life, principal, job, slot)
@@ -236,6 +237,15 @@ class Pipeline:
     async def _guard_input(self, exchange: Exchange, principal: Principal, surface: Surface[T], request: T) -> None:
         assert exchange.route is not None
         await self._guard.check_input(principal, exchange.route.guard, surface.texts(request))
+
+    async def _constrain(self, surface: Surface[T], request: T) -> None:
+        constraint, parsing = request.constraint(), request.parsing()
+        if constraint is None and parsing is None:
+            return
+        try:
+            await self._engine.constrain(request.model, constraint, parsing)
+        except EngineError as error:
+            raise from_engine(error, prompt_param=surface.prompt_param) from error
 
     # -- admitted: from here on the request is accounted for ------------------------------------------------------
 
@@ -346,6 +356,8 @@ def _generation(job: Job[Any], index: int, priority: int = 0) -> GenerationReque
         stream=job.request.stream,
         priority=priority,
         cache_salt=job.cache_salt,
+        constraint=job.request.constraint(),
+        parsing=job.request.parsing(),
     )
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, PlainValidator, ValidationError
 
-from engine.types import ChatMessage
+from engine.types import ChatMessage, Conversation
 from gateway.protocol import refused, strictjson
 from gateway.protocol.sampling import (
     INT64_MAX,
@@ -152,9 +152,9 @@ class ChatCompletionRequest(GenerationFields):
         metadata = {f"metadata.{name}": value for name, value in (self.metadata or {}).items()}
         return {**super().labels(), **identifier, **metadata}
 
-    def chat_messages(self) -> list[ChatMessage]:
+    def conversation(self) -> Conversation:
         """The conversation as the engine takes it."""
-        return [ChatMessage(each.role, each.content, each.name) for each in self.messages]
+        return Conversation([ChatMessage(each.role, each.content, each.name) for each in self.messages])
 
 
 _FIELDS: Final = frozenset(ChatCompletionRequest.model_fields) - refused.BODY.keys()

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator
 
-from engine.types import Sampling
+from engine.types import Constraint, Parsing, Sampling
 from gateway.protocol import refused
 from gateway.protocol.validation import (
     above,
@@ -205,6 +205,14 @@ class GenerationFields(BaseModel):
 
     def sampled_logprobs(self) -> int | None:
         """Alternatives per token in the answer, or None for no log probabilities."""
+        return None
+
+    def constraint(self) -> Constraint | None:
+        """What the output must be, if the caller asks for more than text."""
+        return None
+
+    def parsing(self) -> Parsing | None:
+        """What the output is taken apart into besides content."""
         return None
 
     def labels(self) -> Mapping[str, str]:

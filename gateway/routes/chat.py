@@ -34,7 +34,7 @@ class ChatSurface:
 
     async def prompts(self, request: ChatCompletionRequest, engine: Engine) -> Sequence[Prompt]:
         """One prompt: the rendered conversation."""
-        return [await engine.render_chat(request.model, request.chat_messages())]
+        return [await engine.render_chat(request.model, request.conversation())]
 
     def encoder(self, request: ChatCompletionRequest, response_id: str, prompts: Sequence[Prompt]) -> ChatEncoder:  # noqa: ARG002
         """See :class:`gateway.protocol.encode.ChatEncoder`."""

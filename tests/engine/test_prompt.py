@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.prompt import PromptBuilder
-from engine.types import ChatMessage, PromptTooLong, RequestRejected
+from engine.types import ChatMessage, Conversation, PromptTooLong, RequestRejected
 
 CONTEXT = 256
 
@@ -40,7 +40,7 @@ def test_ordinary_contents_are_tokenised_with_their_template(
     builder: PromptBuilder, tokenizer: Any, content: str
 ) -> None:
     messages = [ChatMessage("system", "Be brief."), ChatMessage("user", content)]
-    assert list(builder.chat(messages).token_ids) == plain_template(tokenizer, messages)
+    assert list(builder.chat(Conversation(messages)).token_ids) == plain_template(tokenizer, messages)
 
 
 @given(
@@ -51,8 +51,8 @@ def test_ordinary_contents_are_tokenised_with_their_template(
 def test_control_tokens_in_contents_stay_text(builder: PromptBuilder, tokenizer: Any, parts: list[str]) -> None:
     content = "".join(parts)
     control = set(tokenizer.all_special_ids)
-    frame = [i for i in builder.chat([ChatMessage("user", "x")]).token_ids if i in control]
-    ids = list(builder.chat([ChatMessage("user", content)]).token_ids)
+    frame = [i for i in builder.chat(Conversation([ChatMessage("user", "x")])).token_ids if i in control]
+    ids = list(builder.chat(Conversation([ChatMessage("user", content)])).token_ids)
     assert [i for i in ids if i in control] == frame
     assert content in tokenizer.decode(ids)
 
@@ -70,7 +70,7 @@ def test_huge_texts_are_refused_before_they_are_tokenised(
     monkeypatch.setattr(builder, "_encoder", None)
     for text in ("a" * 1_000_000, " " * 1_000_000, "👩‍👩‍👧‍👦" * 40_000):
         with pytest.raises(PromptTooLong) as caught:
-            builder.chat([ChatMessage("user", text)])
+            builder.chat(Conversation([ChatMessage("user", text)]))
         assert caught.value.exact is False
         assert caught.value.prompt_tokens > CONTEXT
 
@@ -94,4 +94,4 @@ def test_a_model_without_a_template_says_so(
 ) -> None:
     monkeypatch.setattr(tokenizer, "chat_template", None)
     with pytest.raises(RequestRejected, match="chat template"):
-        builder.chat([ChatMessage("user", "x")])
+        builder.chat(Conversation([ChatMessage("user", "x")]))

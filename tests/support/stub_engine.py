@@ -13,7 +13,8 @@ from typing import Literal
 
 from engine.pull import pull
 from engine.types import (
-    ChatMessage,
+    Constraint,
+    Conversation,
     Delta,
     DeltaSink,
     EngineError,
@@ -24,6 +25,7 @@ from engine.types import (
     GenerationFailed,
     GenerationRequest,
     ModelInfo,
+    Parsing,
     Phase,
     Prompt,
     PromptTooLong,
@@ -163,9 +165,9 @@ class StubEngine:
             self._ticker.cancel()
             self._ticker = None
 
-    async def render_chat(self, model: str, messages: Sequence[ChatMessage]) -> Prompt:
+    async def render_chat(self, model: str, conversation: Conversation) -> Prompt:
         await self._slowly(model)
-        return Prompt(toy_model.render(messages))
+        return Prompt(toy_model.render(conversation.messages))
 
     async def tokenize(self, model: str, text: str, *, keep_text: bool = False) -> Prompt:
         await self._slowly(model)
@@ -174,6 +176,9 @@ class StubEngine:
     async def detokenize(self, model: str, token_ids: Sequence[int]) -> str:
         await self._slowly(model)
         return toy_model.decode(token_ids)
+
+    async def constrain(self, model: str, constraint: Constraint | None, parsing: Parsing | None) -> None:
+        self._check_model(model)
 
     def check(self, request: GenerationRequest) -> None:
         self._check_model(request.model)

@@ -58,7 +58,8 @@ def render(messages: Sequence[ChatMessage]) -> list[int]:
     """The chat template: a role token, the content as plain bytes, the end of the turn."""
     ids: list[int] = []
     for message in messages:
-        ids += [ROLES[message.role], *encode(message.content), END_OF_TURN]
+        text = message.content if isinstance(message.content, str) else "".join(map(str, message.content))
+        ids += [ROLES[message.role], *encode(text), END_OF_TURN]
     return [*ids, ROLES["assistant"]]
 
 

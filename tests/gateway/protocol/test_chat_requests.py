@@ -253,7 +253,7 @@ def test_null_means_absent() -> None:
 
 
 def test_messages_become_plain_text() -> None:
-    assert parse(**FULL).chat_messages() == [
+    assert parse(**FULL).conversation().messages == [
         ChatMessage("developer", "Be brief."),
         ChatMessage("system", "Be kind.\nBe true."),
         ChatMessage("user", "Hi\x00", "ann"),
