@@ -12,10 +12,15 @@ WITHIN_SECONDS: Final = 1.0
 
 
 class Breaker:
-    """Closed: requests ask the store. Open: nobody does, but for the prober, who closes it."""
+    """Closed: requests ask the store. Open: nobody does, but for the prober, who closes it.
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    ``patience``: seconds after which an unanswered request counts as a failure. A few that wait one after another are a
+    burst all the same.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic, *, patience: float = 0.0) -> None:
         self._clock = clock
+        self._within = max(WITHIN_SECONDS, 2 * FAILURES * patience)
         self._failures: deque[float] = deque(maxlen=FAILURES)
         self.closed = True
 
@@ -23,7 +28,7 @@ class Breaker:
         """Count a failure; True if it opened the breaker. ``fatal``: the store said itself that it cannot serve."""
         now = self._clock()
         self._failures.append(now)
-        burst = len(self._failures) == FAILURES and now - self._failures[0] <= WITHIN_SECONDS
+        burst = len(self._failures) == FAILURES and now - self._failures[0] <= self._within
         if self.closed and (fatal or burst):
             self.closed = False
             return True

@@ -25,7 +25,7 @@ def _decider(settings: Settings, plan: LimitPlan, observer: LimitObserver) -> De
     url, limits = settings.redis(), settings.limits
     if url is None:
         return AloneDecider(MemoryStore(OWN_LEASE_MS), observer)
-    link = RedisLink(connector(url, timeout=limits.redis_timeout, connect_timeout=1.0), SCRIPTS, limits.redis_timeout)
+    link = RedisLink(connector(url, timeout=None, connect_timeout=1.0), SCRIPTS, limits.redis_timeout)
     return SharedDecider(
         RedisStore(link, plan, int(limits.lease_seconds * 1000)),
         LocalShare(limits.replicas, int(OPEN_SECONDS * 1000)),

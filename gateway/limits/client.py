@@ -30,12 +30,13 @@ Client = Redis | RedisCluster
 
 
 def connector(
-    url: str, *, timeout: float = DEFAULT_TIMEOUT, connect_timeout: float = DEFAULT_TIMEOUT
+    url: str, *, timeout: float | None = DEFAULT_TIMEOUT, connect_timeout: float = DEFAULT_TIMEOUT
 ) -> Callable[[], Any]:
     """What makes a new client of ``url``; nothing is connected to before its first command.
 
-    ``timeout`` and ``connect_timeout`` are in seconds, per step. Nothing is tried again by itself. Raises
-    :class:`~gateway.settings.SettingsError` for a URL that cannot be used; the message does not hold it.
+    ``timeout`` and ``connect_timeout`` are in seconds, per step; ``timeout`` None: the caller sets one. Nothing is
+    tried again by itself. Raises :class:`~gateway.settings.SettingsError` for a URL that cannot be used; the message
+    does not hold it.
     """
     options: dict[str, Any] = {
         "socket_timeout": timeout,
@@ -89,9 +90,9 @@ def _sentinel(url: str, options: dict[str, Any]) -> Callable[[], Any]:
     }
 
     def connect() -> Any:
-        sentinel = Sentinel(  # type: ignore[no-untyped-call]
-            nodes, sentinel_kwargs={**options, **own}, **options
-        )
+        # One that does not answer must leave time to ask the next.
+        asking = {**options, **own, "socket_timeout": options["socket_connect_timeout"] / len(nodes)}
+        sentinel = Sentinel(nodes, sentinel_kwargs=asking, **options)  # type: ignore[no-untyped-call]
         return sentinel.master_for(service, **primary)
 
     return connect

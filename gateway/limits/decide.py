@@ -135,7 +135,7 @@ class SharedDecider:
         self._renew_every = lease_seconds / 3
         self._observer = observer
         self._clock = clock
-        self._breaker = Breaker(clock)
+        self._breaker = Breaker(clock, patience=timeout)
         self._outbox = Outbox(store, lambda: self._breaker.closed, self._failed)
         self._leases: dict[str, list[str]] = {}
         self._next_renewal = clock() + self._renew_every

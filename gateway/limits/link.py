@@ -12,7 +12,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
-from redis.asyncio import RedisCluster
 from redis.exceptions import (
     AskError,
     AuthenticationError,
@@ -22,15 +21,15 @@ from redis.exceptions import (
     NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
-    RedisError,
     ResponseError,
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from gateway.limits.line import Call, Line, line_of
+
 MAX_BATCH: Final = 512
 _CONNECT_SECONDS: Final = 1.0
-_CLOSE_SECONDS: Final = 1.0
 
 
 class StoreError(Exception):
@@ -70,7 +69,7 @@ class RedisLink:
         self._connect = connect
         self._scripts = scripts
         self._timeout = timeout
-        self._client: Any = None
+        self._line: Line | None = None
         self._shas: dict[str, str] = {}
         self._waiting: list[_Command] = []
         self._wake = asyncio.Event()
@@ -110,15 +109,13 @@ class RedisLink:
 
     async def _carry_out(self, batch: list[_Command]) -> None:
         try:
-            # To connect may take longer than a decision: who cannot wait has gone by then.
-            async with asyncio.timeout(_CONNECT_SECONDS):
-                await self._load(batch)
+            line = await self._ready_for(batch)
         except Exception as error:  # noqa: BLE001 - becomes the error of everybody who waits for this batch
             await self._give_up(batch, error)
             return
         try:
             async with asyncio.timeout(4 * self._timeout):
-                replies = await self._send(batch)
+                replies = await line.run([self._call(command) for command in batch])
         except Exception as error:  # noqa: BLE001
             for command in batch:
                 command.repeated = True
@@ -156,31 +153,27 @@ class RedisLink:
             else:
                 self._fail([command], error)
 
-    async def _load(self, batch: Sequence[_Command]) -> None:
-        if self._client is None:
-            self._client = self._connect()
-            self._shas.clear()
-        for name in {command.script for command in batch} - self._shas.keys():
-            self._shas[name] = _text(await self._client.script_load(self._scripts[name]))
+    async def _ready_for(self, batch: Sequence[_Command]) -> Line:
+        """A line to a store that knows the scripts of this batch."""
+        missing = {command.script for command in batch} - self._shas.keys()
+        if self._line is not None and not missing:
+            return self._line
+        # To connect may take longer than a decision: who cannot wait has gone by then.
+        async with asyncio.timeout(_CONNECT_SECONDS):
+            if self._line is None:
+                self._line = line_of(self._connect())
+            for name in missing:
+                self._shas[name] = await self._line.load(self._scripts[name])
+        return self._line
 
-    async def _send(self, batch: Sequence[_Command]) -> list[Any]:
-        calls: list[tuple[Any, ...]] = [
-            (self._shas[each.script], len(each.keys), *each.keys, each.arguments) for each in batch
-        ]
-        if isinstance(self._client, RedisCluster):
-            return await asyncio.gather(*(self._client.evalsha(*call) for call in calls), return_exceptions=True)
-        async with self._client.pipeline(transaction=False) as pipeline:
-            for call in calls:
-                pipeline.evalsha(*call)
-            replies: list[Any] = await pipeline.execute(raise_on_error=False)
-            return replies
+    def _call(self, command: _Command) -> Call:
+        return (self._shas[command.script], len(command.keys), *command.keys, command.arguments)
 
     async def _drop(self) -> None:
-        client, self._client = self._client, None
-        if client is not None:
-            with suppress(RedisError, OSError, TimeoutError):
-                async with asyncio.timeout(_CLOSE_SECONDS):
-                    await client.aclose()
+        line, self._line = self._line, None
+        self._shas.clear()
+        if line is not None:
+            await line.close()
 
     @staticmethod
     def _fail(batch: Sequence[_Command], error: StoreError) -> None:
@@ -220,7 +213,3 @@ _WORDS: Final = (
     ("MISCONF", "misconf", True),
     ("BUSY", "busy", False),
 )
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode("ascii") if isinstance(value, bytes) else value

@@ -32,6 +32,16 @@ def test_failures_now_and_then_do_not(pause: float, closed: bool) -> None:
     assert breaker.closed is closed
 
 
+@pytest.mark.parametrize("patience", [0.05, 0.25, 5.0])
+def test_requests_that_time_out_one_after_another_are_a_burst(patience: float) -> None:
+    clock = Clock()
+    breaker = Breaker(clock, patience=patience)
+    for _ in range(FAILURES):
+        clock.now += 1.1 * patience
+        breaker.failed()
+    assert not breaker.closed
+
+
 def test_a_store_that_says_itself_that_it_cannot_is_believed_at_once() -> None:
     breaker = Breaker(Clock())
     assert breaker.failed(fatal=True)
