@@ -89,13 +89,13 @@ async def beside_a_flood(heavy: Target, light: Target, streams: int, times: int)
     return [each.ttft for each in times_of], rate
 
 
-def visit(model: Path, directory: Path, *, fair: bool, flood: int, times: int) -> Outcome:
+def visit(model: Path, directory: Path, *, fair: bool, flood: int, times: int, max_running: int) -> Outcome:
     """One start of the gateway."""
     directory.mkdir()
     config = directory / "sluice.yaml"
     settings = {
         "state_dir": str(directory),
-        "engine": {**ENGINE_ARGUMENTS, "max_num_seqs": 32},
+        "engine": {**ENGINE_ARGUMENTS, "max_num_seqs": max_running},
         "admission": {"fair_share": fair},
     }
     config.write_text(yaml.safe_dump(settings), "utf-8")
@@ -129,6 +129,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--flood", type=int, default=200, help="streams the heavy tenant keeps open (%(default)s)")
     parser.add_argument("--times", type=int, default=50, help="requests of the light tenant (%(default)s)")
+    parser.add_argument("--max-running", type=int, default=32, help="sequences at once (%(default)s)")
     parser.add_argument("--model", type=Path, help="a model directory instead of the toy model")
     options = parser.parse_args()
     print(describe(machine_facts()), "\n")
@@ -138,7 +139,12 @@ def main() -> int:
             for name, fair in MODES.items():
                 place = Path(scratch) / f"{number}-{fair}"
                 outcome = visit(
-                    options.model or toy_model(), place, fair=fair, flood=options.flood, times=options.times
+                    options.model or toy_model(),
+                    place,
+                    fair=fair,
+                    flood=options.flood,
+                    times=options.times,
+                    max_running=options.max_running,
                 )
                 print(row(name, outcome), flush=True)
     return 0

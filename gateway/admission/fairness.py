@@ -3,7 +3,8 @@
 Start-time fair queueing (Goyal, Vin, Cheng: "Start-Time Fair Queuing", SIGCOMM 1996) over tenants, with costs in
 tokens that are estimated at dispatch and corrected at the end, as in the virtual token counter of Sheng et al.,
 "Fairness in Serving Large Language Models" (OSDI 2024). A tenant that was idle starts at the virtual time of now: it
-banks no credit, and what it owes it goes on owing until the others have caught up.
+banks no credit, and what it owes it goes on owing until the others have caught up. Now is where the tenant that is due
+stands without its running requests: they were charged when they began, but have not been served yet.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ T = TypeVar("T")
 class Share(Generic[T]):
     """One tenant: its waiting requests in their order, and where it stands in virtual time."""
 
-    __slots__ = ("last_charge", "next_start", "running", "tenant", "typical_cost", "waiting")
+    __slots__ = ("last_charge", "next_start", "running", "tenant", "typical_cost", "unserved", "waiting")
 
     def __init__(self, tenant: str) -> None:
         self.tenant = tenant
@@ -29,6 +30,7 @@ class Share(Generic[T]):
         self.running = 0
         self.next_start = 0.0
         self.last_charge = 0.0
+        self.unserved = 0.0
         self.typical_cost: float | None = None
 
     @property
@@ -111,6 +113,7 @@ class FairShares(Generic[T]):
         self._now = max(self._now, start)
         share.last_charge = cost / weight
         share.next_start = start + share.last_charge
+        share.unserved += share.last_charge
         share.running += sequences
         return start
 
@@ -119,6 +122,7 @@ class FairShares(Generic[T]):
         share = self._shares[tenant]
         share.running -= sequences
         share.next_start += (served - expected) / weight
+        share.unserved = share.unserved - expected / weight if share.running else 0.0
         if served:
             share.typical_cost = _smoothed(share.typical_cost, served)
             self._typical_cost = _smoothed(self._typical_cost, served)
@@ -130,8 +134,11 @@ class FairShares(Generic[T]):
             del self._idle[share.tenant]
 
     def _virtual_now(self) -> float:
-        """Where the tenant that is due stands; with nobody waiting, where the last request began."""
-        return self.due().next_start if self._waiting else self._now
+        """With nobody waiting, where the last request began."""
+        if not self._waiting:
+            return self._now
+        due = self.due()
+        return due.next_start - due.unserved
 
     def _forget_if_done(self, share: Share[T]) -> None:
         if not share.waiting:

@@ -377,6 +377,25 @@ async def test_single_requests_beside_a_flood_wait_for_next_to_nothing() -> None
     await asyncio.gather(*flood, return_exceptions=True)
 
 
+async def test_beside_long_requests_single_ones_pass_until_they_have_had_as_much() -> None:
+    door = gate(8)
+    flood = [asyncio.ensure_future(door.enter(ticket("flood", tokens=100))) for _ in range(50)]
+    await turns()
+    served = 0
+    while True:
+        single = asyncio.ensure_future(door.enter(ticket("quiet", tokens=40)))
+        await turns()
+        if not single.done():
+            break
+        single.result().leave(40)
+        served += 40
+    # What runs of the flood was charged, not served: it does not count against the others yet.
+    assert 7 * 100 <= served <= 8 * 100 + 40
+    for task in (single, *flood):
+        task.cancel()
+    await asyncio.gather(single, *flood, return_exceptions=True)
+
+
 async def test_very_many_tenants_leave_nothing_behind() -> None:
     door = gate(4)
     for number in range(10_000):
