@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from vllm.exceptions import VLLMValidationError
 from vllm.renderers.hf import ChatTemplateResolutionError, safe_apply_chat_template
 
-from engine.types import ChatMessage, Conversation, Prompt, PromptTooLong, RequestRejected
+from engine.types import ChatMessage, Conversation, Prompt, PromptTooLong, RequestRejected, UnknownToken
 
 #: A conversation this small may be rendered on the event loop, where the hop to a thread would cost twice the work ...
 INLINE_BYTES = 1024
@@ -69,24 +69,27 @@ class PromptBuilder:
             return Prompt(self._encode(text))
         return Prompt(self._encode_around(text.split(mark), hidden))
 
-    def plain(self, text: str, keep_text: bool) -> Prompt:
+    def plain(self, text: str, keep_text: bool, *, add_special_tokens: bool = True) -> Prompt:
         """Tokenise a raw prompt; special tokens in it are the caller's own wish."""
         self._check_size(len(text.encode()))
-        return Prompt(self._encoder.encode(text, add_special_tokens=True), text if keep_text else None)
+        ids = self._encoder.encode(text, add_special_tokens=add_special_tokens)
+        return Prompt(ids, text if keep_text else None)
 
     def check_ids(self, token_ids: Sequence[int]) -> None:
         """Refuse ids that the model has no embedding for."""
         worst = max(token_ids, default=0)
         if worst >= self._vocab_size:
-            raise RequestRejected(
-                f"Invalid 'prompt': token id {worst} is not in the model's vocabulary of {self._vocab_size} tokens.",
-                param="prompt",
-            )
+            raise UnknownToken(worst, self._vocab_size)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of ids, special tokens spelled out."""
         self.check_ids(token_ids)
         return str(self._tokenizer.decode(list(token_ids)))
+
+    def strings(self, token_ids: Sequence[int]) -> list[str]:
+        """Each id as the tokeniser spells it: word boundaries and bytes by its own marks."""
+        self.check_ids(token_ids)
+        return [piece or "" for piece in self._tokenizer.convert_ids_to_tokens(list(token_ids))]
 
     def _check_size(self, size: int) -> None:
         """Refuse by size alone what cannot fit, however well it tokenises: the tokeniser's time stays bounded."""

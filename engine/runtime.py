@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 from engine.config import EngineConfig, check_environment, check_versions, engine_arguments
 from engine.core import EngineCore
@@ -233,10 +234,13 @@ class VllmEngine:
             return prompts.chat(conversation)
         return await asyncio.get_running_loop().run_in_executor(self._render, prompts.chat, conversation)
 
-    async def tokenize(self, model: str, text: str, *, keep_text: bool = False) -> Prompt:
+    async def tokenize(
+        self, model: str, text: str, *, keep_text: bool = False, add_special_tokens: bool = True
+    ) -> Prompt:
         """See :meth:`engine.types.Engine.tokenize`."""
         prompts = self._serving(model).prompts
-        return await asyncio.get_running_loop().run_in_executor(self._render, prompts.plain, text, keep_text)
+        work = partial(prompts.plain, text, keep_text, add_special_tokens=add_special_tokens)
+        return await asyncio.get_running_loop().run_in_executor(self._render, work)
 
     async def detokenize(self, model: str, token_ids: Sequence[int]) -> str:
         """See :meth:`engine.types.Engine.detokenize`."""
@@ -248,6 +252,11 @@ class VllmEngine:
         self._serving(model)
         if constraint is not None or parsing is not None:
             raise RequestRejected("This server cannot hold the output to a grammar.")
+
+    async def token_strings(self, model: str, token_ids: Sequence[int]) -> Sequence[str]:
+        """See :meth:`engine.types.Engine.token_strings`."""
+        prompts = self._serving(model).prompts
+        return await asyncio.get_running_loop().run_in_executor(self._render, prompts.strings, token_ids)
 
     def check(self, request: GenerationRequest) -> None:
         """See :meth:`engine.types.Engine.check`."""

@@ -4,7 +4,8 @@ Exceptions a caller of the facade can see::
 
     EngineError
      ├── RequestRejected        the request itself can never succeed (names the field)
-     │    └── PromptTooLong     prompt + max_tokens do not fit the context (carries both numbers)
+     │    ├── PromptTooLong     prompt + max_tokens do not fit the context (carries both numbers)
+     │    └── UnknownToken      a token id that the model has no embedding for
      ├── EngineOverloaded       queue bounds reached; retry later
      ├── EngineUnavailable      not started, dead, hung or restarting; retry later
      └── GenerationFailed       this one generation ended in an error inside the engine
@@ -53,6 +54,15 @@ class PromptTooLong(RequestRejected):
         self.limit = limit
         self.max_tokens = max_tokens
         self.exact = exact
+
+
+class UnknownToken(RequestRejected):
+    """``token_id`` is outside the model's vocabulary of ``vocabulary`` tokens."""
+
+    def __init__(self, token_id: int, vocabulary: int) -> None:
+        super().__init__(f"token id {token_id} is not in the vocabulary of {vocabulary} tokens")
+        self.token_id = token_id
+        self.vocabulary = vocabulary
 
 
 class EngineOverloaded(EngineError):
@@ -350,11 +360,16 @@ class Engine(Protocol):
     async def render_chat(self, model: str, conversation: Conversation) -> Prompt:
         """Apply the chat template and tokenise, off the event loop. Special tokens in contents stay text."""
 
-    async def tokenize(self, model: str, text: str, *, keep_text: bool = False) -> Prompt:
-        """Tokenise plain text off the event loop."""
+    async def tokenize(
+        self, model: str, text: str, *, keep_text: bool = False, add_special_tokens: bool = True
+    ) -> Prompt:
+        """Tokenise plain text off the event loop. ``add_special_tokens``: those that begin or end every text."""
 
     async def detokenize(self, model: str, token_ids: Sequence[int]) -> str:
-        """The text of token ids. Raises :class:`RequestRejected` for an id outside the vocabulary."""
+        """The text of token ids. Raises :class:`UnknownToken`."""
+
+    async def token_strings(self, model: str, token_ids: Sequence[int]) -> Sequence[str]:
+        """Each id as the tokeniser spells it. Raises :class:`UnknownToken`."""
 
     async def constrain(self, model: str, constraint: Constraint | None, parsing: Parsing | None) -> None:
         """Judge, under a budget and off the event loop, the grammar that these ask of the output; remembered.

@@ -37,7 +37,7 @@ from gateway.observability.metrics import Metrics
 from gateway.openapi import document
 from gateway.pipeline import Pipeline, Policy
 from gateway.protocol.sampling import RequestBounds
-from gateway.routes import admin_keys, admin_usage, chat, completions, models, system
+from gateway.routes import admin_keys, admin_usage, chat, completions, models, system, tokenize
 from gateway.routing import Route, RouteTable
 from gateway.settings import Settings, SettingsError
 from gateway.store.keys import KeyRepository
@@ -96,6 +96,7 @@ def create_app(
             *chat.routes(pipeline),
             *completions.routes(pipeline),
             *models.routes(pipeline),
+            *tokenize.routes(pipeline, engine),
             *(keys.routes(pipeline) if keys is not None else ()),
             *system.health_routes(gateway.is_started, gateway.not_ready_reason, gateway.degraded),
             *system.metrics_routes(

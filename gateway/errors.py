@@ -197,6 +197,13 @@ def from_engine(error: engine.EngineError, *, prompt_param: str) -> ApiError:
                 code="context_length_exceeded",
                 param="max_tokens",
             )
+        case engine.UnknownToken():
+            return invalid(
+                f"Invalid '{prompt_param}': token id {error.token_id} is not in the model's vocabulary of "
+                f"{error.vocabulary} tokens.",
+                code="invalid_value",
+                param=prompt_param,
+            )
         case engine.RequestRejected():
             return invalid(str(error), code=error.code, param=error.param)
         case engine.EngineOverloaded():

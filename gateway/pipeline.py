@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
@@ -30,6 +30,7 @@ from gateway.usage.life import Life
 #: Bodies above this many bytes are decoded off the event loop.
 INLINE_BYTES = 32 * 1024
 
+R = TypeVar("R")
 T = TypeVar("T", bound=GenerationFields)
 
 
@@ -137,9 +138,8 @@ class Pipeline:
         principal = self._authorize(exchange)
         self._gate.require_open(principal.tenant)
         deadline = exchange.received + exchange.deadline(self._policy.request_timeout)
-        body = await exchange.json_body(self._policy.max_body_bytes)
-        request = await self._decode(surface, body)
-        model = self._resolve(request.model, principal)
+        request = await self.read(exchange, surface.parse)
+        model = self.resolve(request.model, principal)
         exchange.model = model.id
         exchange.streaming = request.stream
         exchange.labels = request.labels()
@@ -174,13 +174,16 @@ class Pipeline:
 
     # -- before admission ---------------------------------------------------------------------------------------
 
-    async def _decode(self, surface: Surface[T], body: bytes) -> T:
+    async def read(self, exchange: Exchange, parse: Callable[[bytes, RequestBounds], R]) -> R:
+        """The checked request in the body; large ones are taken apart off the event loop."""
+        body = await exchange.json_body(self._policy.max_body_bytes)
         if len(body) <= INLINE_BYTES:
-            return surface.parse(body, self._policy.bounds)
+            return parse(body, self._policy.bounds)
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._decoder, surface.parse, body, self._policy.bounds)
+        return await loop.run_in_executor(self._decoder, parse, body, self._policy.bounds)
 
-    def _resolve(self, name: str, principal: Principal) -> ModelInfo:
+    def resolve(self, name: str, principal: Principal) -> ModelInfo:
+        """The model of that name. Raises :class:`ApiError` 404 or 403 if there is none for ``principal``."""
         for model in self._engine.models():
             if model.id == name:
                 if principal.may_use(name):
@@ -310,7 +313,7 @@ class Pipeline:
 
     def _too_late(self, exchange: Exchange) -> ApiError:
         if exchange.life is None or exchange.life.first_token_at is None:
-            return queue_timeout(retry_after=2)
+            return queue_timeout(self._gate.retry_after())
         return ApiError(
             504, "The request's deadline passed during the generation.", code="deadline_exceeded", type=SERVER
         )

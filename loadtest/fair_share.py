@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -132,6 +133,8 @@ def main() -> int:
     parser.add_argument("--max-running", type=int, default=32, help="sequences at once (%(default)s)")
     parser.add_argument("--model", type=Path, help="a model directory instead of the toy model")
     options = parser.parse_args()
+    # SIGTERM unwinds the stack like Ctrl-C, so that the gateway is stopped.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     print(describe(machine_facts()), "\n")
     print("TTFT of the light tenant:     alone ms  flooded ms      p99 ms      ratio   flood tok/s")
     with tempfile.TemporaryDirectory(prefix="sluice-fair-") as scratch:

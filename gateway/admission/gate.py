@@ -161,7 +161,7 @@ class Gate:
         if not waiting.turn.done() and self._hopeless(key, patience):
             self._give_up(waiting, key)
             self._observer.shed("predicted")
-            raise queue_timeout(self._retry_after())
+            raise queue_timeout(self.retry_after())
         try:
             async with asyncio.timeout(max(0.0, patience)):
                 return await asyncio.shield(waiting.turn)
@@ -172,7 +172,7 @@ class Gate:
                 self._observer.shed("timeout")
             if isinstance(error, asyncio.CancelledError):
                 raise
-            raise queue_timeout(self._retry_after()) from None
+            raise queue_timeout(self.retry_after()) from None
 
     def _give_up(self, waiting: _Waiting, key: str) -> None:
         if waiting.turn.done():
@@ -269,7 +269,8 @@ class Gate:
             return None
         return len(self._ends) / max(self._clock() - self._ends[0], 1e-3)
 
-    def _retry_after(self) -> float:
+    def retry_after(self) -> float:
+        """Seconds until the queue as it is now has been served, by what is known of the engine's pace."""
         rate = self._finish_rate()
         if rate is None:
             return _DEFAULT_RETRY_AFTER
@@ -278,5 +279,5 @@ class Gate:
     def _overloaded(self, why: str, reason: str) -> ApiError:
         self._observer.shed(reason)
         return ApiError(
-            503, f"{why} Try again later.", code="engine_overloaded", type=SERVER, retry_after=self._retry_after()
+            503, f"{why} Try again later.", code="engine_overloaded", type=SERVER, retry_after=self.retry_after()
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Final, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, PlainValidator, ValidationError
@@ -154,7 +154,12 @@ class ChatCompletionRequest(GenerationFields):
 
     def conversation(self) -> Conversation:
         """The conversation as the engine takes it."""
-        return Conversation([ChatMessage(each.role, each.content, each.name) for each in self.messages])
+        return conversation_of(self.messages)
+
+
+def conversation_of(messages: Sequence[Message]) -> Conversation:
+    """``messages`` as the engine takes them."""
+    return Conversation([ChatMessage(each.role, each.content, each.name) for each in messages])
 
 
 _FIELDS: Final = frozenset(ChatCompletionRequest.model_fields) - refused.BODY.keys()
@@ -170,7 +175,7 @@ def parse_chat(data: bytes, bounds: RequestBounds) -> ChatCompletionRequest:
     body = screen_body(strictjson.loads(data), _FIELDS)
     messages = body.get("messages")
     if isinstance(messages, list):
-        body = {**body, "messages": _screen_messages(messages, bounds.max_messages)}
+        body = {**body, "messages": screen_messages(messages, bounds.max_messages)}
     try:
         request = ChatCompletionRequest.model_validate(body)
     except ValidationError as error:
@@ -179,7 +184,10 @@ def parse_chat(data: bytes, bounds: RequestBounds) -> ChatCompletionRequest:
     return request
 
 
-def _screen_messages(messages: list[object], limit: int) -> list[object]:
+def screen_messages(messages: list[object], limit: int) -> list[object]:
+    """``messages`` without nulls and neutral fields. Raises :class:`~gateway.errors.ApiError` 400 for too many, and for
+    roles and fields that are not honoured.
+    """
     if len(messages) > limit:
         raise array_too_long(limit, len(messages)).at("messages")
     return [_screen_message(message, index) for index, message in enumerate(messages)]

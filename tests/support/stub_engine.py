@@ -169,13 +169,19 @@ class StubEngine:
         await self._slowly(model)
         return Prompt(toy_model.render(conversation.messages))
 
-    async def tokenize(self, model: str, text: str, *, keep_text: bool = False) -> Prompt:
+    async def tokenize(
+        self, model: str, text: str, *, keep_text: bool = False, add_special_tokens: bool = True
+    ) -> Prompt:
         await self._slowly(model)
         return Prompt(toy_model.encode(text), text if keep_text else None)
 
     async def detokenize(self, model: str, token_ids: Sequence[int]) -> str:
         await self._slowly(model)
         return toy_model.decode(token_ids)
+
+    async def token_strings(self, model: str, token_ids: Sequence[int]) -> Sequence[str]:
+        await self._slowly(model)
+        return [toy_model.decode([token_id]) for token_id in token_ids]
 
     async def constrain(self, model: str, constraint: Constraint | None, parsing: Parsing | None) -> None:
         self._check_model(model)

@@ -13,8 +13,8 @@ from engine.types import (
     FinishReason,
     GenerationRequest,
     PositionLogprobs,
-    RequestRejected,
     TokenLogprob,
+    UnknownToken,
 )
 
 EOS = 256
@@ -46,9 +46,9 @@ def decode(token_ids: Iterable[int]) -> str:
 
 
 def token_bytes(token_id: int) -> bytes:
-    """The bytes of one token. Raises RequestRejected outside the vocabulary."""
+    """The bytes of one token. Raises UnknownToken outside the vocabulary."""
     if not 0 <= token_id < VOCABULARY:
-        raise RequestRejected(f"token id {token_id} is outside the vocabulary")
+        raise UnknownToken(token_id, VOCABULARY)
     if token_id < EOS:
         return bytes([token_id])
     return b"" if token_id < _FIRST_WORD else _WORDS[token_id - _FIRST_WORD].encode()
