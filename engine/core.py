@@ -26,7 +26,7 @@ from engine.output import Generation, as_engine_error
 from engine.plugin import GATEWAY_PID
 from engine.processes import EngineProcesses, descendants
 from engine.prompt import PromptBuilder
-from engine.sampling import check_bounds, to_vllm
+from engine.sampling import check_bounds, check_speculation, to_vllm
 from engine.types import (
     DeltaSink,
     EngineOverloaded,
@@ -76,6 +76,7 @@ class EngineCore:
         self.slots: int = llm.vllm_config.scheduler_config.max_num_seqs
         self.vocab_size: int = llm.model_config.get_vocab_size()
         self.prompts = PromptBuilder(llm.get_tokenizer(), llm.model_config, self.context_length)
+        self._speculates = llm.vllm_config.speculative_config is not None
         self._tokenizer = llm.get_tokenizer()
         self._hotpath = HotPath(llm, self.watchdog.sign_of_life)
         self._histograms = batch_token_histograms(llm)
@@ -135,6 +136,8 @@ class EngineCore:
         self._check_fits(len(request.prompt.token_ids), request.sampling.max_tokens)
         self.prompts.check_ids(request.prompt.token_ids)
         check_bounds(request.sampling, self.vocab_size)
+        if self._speculates:
+            check_speculation(request.sampling)
 
     def _check_fits(self, prompt_tokens: int, max_tokens: int) -> None:
         if prompt_tokens == 0:

@@ -46,6 +46,20 @@ def _build(sampling: Sampling, stream: bool) -> SamplingParams:
     )
 
 
+def check_speculation(sampling: Sampling) -> None:
+    """Refuse, by name, what vLLM cannot sample while it speculates (``SamplingParams._validate_spec_decode``).
+
+    Raises :class:`RequestRejected`.
+    """
+    for name, asked in (("min_p", sampling.min_p > 0), ("logit_bias", bool(sampling.logit_bias))):
+        if asked:
+            raise RequestRejected(
+                f"Unsupported parameter: '{name}'. It cannot be combined with this model's speculative decoding.",
+                param=name,
+                code="unsupported_parameter",
+            )
+
+
 def check_bounds(sampling: Sampling, vocab_size: int) -> None:
     """Refuse what vLLM would let through and then fail on. Raises :class:`RequestRejected` naming the field.
 
