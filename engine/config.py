@@ -17,6 +17,10 @@ from engine.types import EngineUnavailable
 
 TESTED_VLLM: Final = "0.32.0"
 GIB: Final = 1024**3
+#: Let the model's chat template tell which tool parser reads its answers.
+AUTOMATIC: Final = "auto"
+#: Tool calls are plain JSON, which any model can be told to write.
+GENERIC: Final = "generic"
 #: What the engine core and worker need beside weights and KV cache, measured on a 2-core CPU.
 OVERHEAD_BYTES: Final = int(1.5 * GIB)
 MAX_CPU_CONTEXT: Final = 8192
@@ -27,7 +31,8 @@ class EngineConfig:
     """One model and how to run it.
 
     ``model`` is a local directory or a hub id, ``served_name`` its id on the wire. ``arguments`` are vLLM's
-    ``AsyncEngineArgs`` by their own names and win over every default chosen here.
+    ``AsyncEngineArgs`` by their own names and win over every default chosen here. ``tool_parser``: ``auto``,
+    ``generic`` or one of vLLM's by its name.
     """
 
     model: str
@@ -36,6 +41,7 @@ class EngineConfig:
     hang_timeout: float = 8.0
     kill_timeout: float = 60.0
     max_queued_requests: int = 1024
+    tool_parser: str = AUTOMATIC
 
 
 def on_cpu() -> bool:

@@ -17,15 +17,18 @@ from vllm import SamplingParams
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.exceptions import GracefulHTTPError, VLLMClientError
 from vllm.inputs.engine import tokens_input
-from vllm.sampling_params import RequestOutputKind
+from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.metrics.loggers import StatLoggerBase
 
+from engine.config import AUTOMATIC
 from engine.hotpath import HotPath, batch_token_histograms
 from engine.output import Generation, as_engine_error
+from engine.parsing.choose import parsers_of
+from engine.parsing.sink import ParsingSink
 from engine.plugin import GATEWAY_PID
 from engine.processes import EngineProcesses, descendants
-from engine.prompt import PromptBuilder
+from engine.prompt import PromptBuilder, chat_template
 from engine.sampling import check_bounds, check_speculation, to_vllm
 from engine.types import (
     DeltaSink,
@@ -67,7 +70,14 @@ class SchedulerLoad(StatLoggerBase):
 class EngineCore:
     """A started engine. Construct with :meth:`build` on a lasting thread, then :meth:`attach` on the loop."""
 
-    def __init__(self, llm: AsyncLLM, processes: EngineProcesses, load: SchedulerLoad, limits: WatchdogLimits) -> None:
+    def __init__(
+        self,
+        llm: AsyncLLM,
+        processes: EngineProcesses,
+        load: SchedulerLoad,
+        limits: WatchdogLimits,
+        tool_parser: str = AUTOMATIC,
+    ) -> None:
         self._llm = llm
         self._load = load
         self.processes = processes
@@ -75,7 +85,9 @@ class EngineCore:
         self.context_length: int = llm.model_config.max_model_len
         self.slots: int = llm.vllm_config.scheduler_config.max_num_seqs
         self.vocab_size: int = llm.model_config.get_vocab_size()
-        self.prompts = PromptBuilder(llm.get_tokenizer(), llm.model_config, self.context_length)
+        self.parsers = parsers_of(llm, tool_parser, chat_template(llm.get_tokenizer()))
+        reasons = self.parsers.marks is not None
+        self.prompts = PromptBuilder(llm.get_tokenizer(), llm.model_config, self.context_length, reasons=reasons)
         self._speculates = llm.vllm_config.speculative_config is not None
         self._tokenizer = llm.get_tokenizer()
         self._hotpath = HotPath(llm, self.watchdog.sign_of_life)
@@ -86,8 +98,8 @@ class EngineCore:
         self._closing: set[asyncio.Task[None]] = set()
 
     @classmethod
-    def build(cls, arguments: Mapping[str, Any], limits: WatchdogLimits) -> EngineCore:
-        """Start the processes and load the model; blocks for as long as that takes."""
+    def build(cls, arguments: Mapping[str, Any], limits: WatchdogLimits, tool_parser: str = AUTOMATIC) -> EngineCore:
+        """Start the processes and load the model; blocks for as long as that takes. ``tool_parser``: see config."""
         os.environ[GATEWAY_PID] = str(os.getpid())
         before = descendants()
         loads: list[SchedulerLoad] = []
@@ -97,7 +109,11 @@ class EngineCore:
             return loads[-1]
 
         llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments), stat_loggers=[keep_load])
-        return cls(llm, EngineProcesses.started_since(before), loads[0], limits)
+        try:
+            return cls(llm, EngineProcesses.started_since(before), loads[0], limits, tool_parser)
+        except EngineUnavailable:
+            llm.shutdown()
+            raise
 
     async def attach(self) -> None:
         """Bind to the running event loop and prove with one token that the engine generates."""
@@ -151,7 +167,14 @@ class EngineCore:
         """See :meth:`engine.types.Engine.run`."""
         self.check(request)
         params = to_vllm(request.sampling, stream=request.stream)
-        generation = Generation(sink, self._tokenizer, request.sampling.logprobs, asyncio.get_running_loop())
+        reading = self.parsers.reading(request.parsing, request.prompt.token_ids)
+        if reading is not None:
+            sink = ParsingSink(sink, reading.splitter)
+            params.skip_special_tokens = not reading.keeps_special_tokens
+        if (tag := self.parsers.grammar(request.parsing)) is not None:
+            params.structured_outputs = StructuredOutputsParams(structural_tag=tag)
+        counter = None if reading is None else reading.counter
+        generation = Generation(sink, self._tokenizer, request.sampling.logprobs, asyncio.get_running_loop(), counter)
         self._generations.add(generation)
         internal_id = None
         try:
@@ -189,7 +212,7 @@ class EngineCore:
         queue.put = generation.put
         if (early := queue.output) is not None:
             generation.put(early)
-        if request.stream:
+        if request.stream and not generation.counts:
             self._hotpath.add(queue.request_id, generation, sink, request.sampling)
         return str(queue.request_id)
 

@@ -9,6 +9,7 @@ from typing import Any
 from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.v1.engine.exceptions import EngineDeadError
 
+from engine.parsing.reasoning import ThoughtCounter
 from engine.types import (
     Delta,
     DeltaSink,
@@ -31,17 +32,28 @@ class Generation:
     ``done`` resolves when the last choice finished, or carries the error.
     """
 
-    __slots__ = ("_alternatives", "_first_choice", "_sink", "_tokenizer", "done", "started")
+    __slots__ = ("_alternatives", "_counter", "_first_choice", "_sink", "_tokenizer", "done", "started")
 
     def __init__(
-        self, sink: DeltaSink, tokenizer: Any, alternatives: int | None, loop: asyncio.AbstractEventLoop
+        self,
+        sink: DeltaSink,
+        tokenizer: Any,
+        alternatives: int | None,
+        loop: asyncio.AbstractEventLoop,
+        counter: ThoughtCounter | None = None,
     ) -> None:
         self._sink = sink
+        self._counter = counter
         self._tokenizer = tokenizer
         self._alternatives = alternatives or 0
         self._first_choice: Any = None
         self.done: asyncio.Future[None] = loop.create_future()
         self.started = False
+
+    @property
+    def counts(self) -> bool:
+        """Whether it needs to see every token's id."""
+        return self._counter is not None
 
     def count_cached_of(self, first_choice: Any) -> None:
         """Believe ``first_choice`` (a vLLM ``RequestState`` or None) how much of the prompt was cached.
@@ -90,7 +102,10 @@ class Generation:
                 _position(token_id, position, self._alternatives, self._tokenizer)
                 for token_id, position in zip(choice.token_ids, choice.logprobs, strict=False)
             )
-        return Delta(choice.index, choice.text, len(choice.token_ids), reason, logprobs)
+        delta = Delta(choice.index, choice.text, len(choice.token_ids), reason, logprobs)
+        if self._counter is not None:
+            delta.reasoning_tokens = self._counter.count(choice.index, choice.token_ids)
+        return delta
 
 
 def _ended_badly(reason: str) -> EngineError:

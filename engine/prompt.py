@@ -7,16 +7,17 @@ cheaper to do at once.
 from __future__ import annotations
 
 import re
-import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from tokenizers import Tokenizer
 from vllm.exceptions import VLLMValidationError
 from vllm.renderers.hf import ChatTemplateResolutionError, safe_apply_chat_template
 
+from engine.parsing.hidden import Hiding
+from engine.parsing.template import described, effort_variables, native_entries, plain_entries, shown_tools
 from engine.types import ChatMessage, Conversation, Prompt, PromptTooLong, RequestRejected, UnknownToken
 
 #: A conversation this small may be rendered on the event loop, where the hop to a thread would cost twice the work ...
@@ -26,9 +27,12 @@ INLINE_SECONDS = 0.0005
 
 
 class PromptBuilder:
-    """Renders and tokenises for one model. ``context_length`` in tokens."""
+    """Renders and tokenises for one model. ``context_length`` in tokens.
 
-    def __init__(self, tokenizer: Any, model_config: Any, context_length: int) -> None:
+    ``reasons``: the model thinks before it answers. ``renders_tools``: its chat template shows it declared tools.
+    """
+
+    def __init__(self, tokenizer: Any, model_config: Any, context_length: int, *, reasons: bool = False) -> None:
         self._tokenizer = tokenizer
         self._encoder = _encoder(tokenizer)
         self._model_config = model_config
@@ -37,13 +41,17 @@ class PromptBuilder:
         self._max_token_bytes = _longest_token(tokenizer)
         specials = sorted(_special_tokens(tokenizer), key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, specials))) if specials else None
-
+        self._reasons = reasons
+        self.chat_template = chat_template(tokenizer)
+        self.renders_tools = self._knows_tools()
         self._quick = self._takes_at_most(INLINE_SECONDS, ChatMessage("user", "word " * (INLINE_BYTES // 5)))
 
     def is_quick(self, conversation: Conversation) -> bool:
         """Whether rendering it takes less time than handing it to a thread."""
         messages = conversation.messages
-        return self._quick and sum(len(message.content) for message in messages) + 64 * len(messages) <= INLINE_BYTES
+        if not self._quick or conversation.tools is not None or _speaks_of_tools(messages):
+            return False
+        return sum(len(message.content) for message in messages) + 64 * len(messages) <= INLINE_BYTES
 
     def _takes_at_most(self, seconds: float, message: ChatMessage) -> bool:
         """The best of some tries: the first compiles the template, and a busy machine interrupts others."""
@@ -55,19 +63,17 @@ class PromptBuilder:
     def chat(self, conversation: Conversation) -> Prompt:
         """Apply the chat template and tokenise.
 
-        A special token spelled out in a content must stay text. So it is swapped for a mark that cannot be
-        guessed, the template is rendered, and the text is tokenised around the marks; the spelled-out token
-        itself is encoded as ordinary text. Contents without special tokens are tokenised in one piece with the
-        template, exactly as the model was trained.
+        A special token spelled out by the caller, in contents as well as in tools, calls and results, must stay text.
+        So it is swapped for a mark that cannot be guessed, the template is rendered, and the text is tokenised around
+        the marks; the spelled-out token itself is encoded as ordinary text. Texts without special tokens are
+        tokenised in one piece with the template, exactly as the model was trained.
         """
-        messages = conversation.messages
-        self._check_size(sum(len(_text(message).encode()) for message in messages))
-        hidden: list[str] = []
-        mark = f"\ue000{secrets.token_hex(8)}\ue001"
-        text = self._render([self._conversation_entry(message, hidden, mark) for message in messages])
-        if not hidden:
-            return Prompt(self._encode(text))
-        return Prompt(self._encode_around(text.split(mark), hidden))
+        variables = effort_variables(self.chat_template, conversation.effort, reasons=self._reasons)
+        entries, tools = self._entries(conversation), self._native_tools(conversation)
+        self._check_size(_size(entries) + _size(tools))
+        hiding = Hiding(self._special)
+        text = self._render(hiding.hide(entries, keep=("role",)), hiding.hide(tools), variables)
+        return Prompt(self._encode_pieces(hiding.pieces(text)))
 
     def plain(self, text: str, keep_text: bool, *, add_special_tokens: bool = True) -> Prompt:
         """Tokenise a raw prompt; special tokens in it are the caller's own wish."""
@@ -97,29 +103,39 @@ class PromptBuilder:
         if least > self._context_length:
             raise PromptTooLong(prompt_tokens=least, limit=self._context_length, exact=False)
 
-    def _conversation_entry(self, message: ChatMessage, hidden: list[str], mark: str) -> dict[str, str]:
-        content = _text(message)
-        if self._special is not None and self._special.search(content):
+    def _entries(self, conversation: Conversation) -> list[dict[str, Any]]:
+        messages, use = conversation.messages, shown_tools(conversation)
+        if self.renders_tools or (use is None and not _speaks_of_tools(messages)):
+            return native_entries(messages)
+        return plain_entries(messages, use)
 
-            def hide(match: re.Match[str]) -> str:
-                hidden.append(match[0])
-                return mark
+    def _native_tools(self, conversation: Conversation) -> list[dict[str, Any]] | None:
+        use = shown_tools(conversation)
+        if use is None or not self.renders_tools:
+            return None
+        return [{"type": "function", "function": described(tool)} for tool in use.tools]
 
-            content = self._special.sub(hide, content)
-        entry = {"role": message.role, "content": content}
-        if message.name is not None:
-            entry["name"] = self._special.sub("", message.name) if self._special else message.name
-        return entry
+    def _knows_tools(self) -> bool:
+        """Whether the template renders tools: it is given one and must show its name."""
+        probe = {"type": "function", "function": {"name": "probe_tool", "description": "x", "parameters": {}}}
+        try:
+            return "probe_tool" in self._render([{"role": "user", "content": "x"}], [probe], {})
+        except RequestRejected:
+            return False
 
-    def _render(self, conversation: list[dict[str, str]]) -> str:
+    def _render(
+        self, entries: list[dict[str, Any]], tools: list[dict[str, Any]] | None, variables: dict[str, Any]
+    ) -> str:
         try:
             return str(
                 safe_apply_chat_template(
                     self._model_config,
                     self._tokenizer,
-                    conversation,
+                    cast(Any, entries),
+                    tools=tools,
                     tokenize=False,
                     add_generation_prompt=True,
+                    **variables,
                 )
             )
         except VLLMValidationError as error:
@@ -132,23 +148,32 @@ class PromptBuilder:
     def _encode(self, text: str) -> list[int]:
         return self._encoder.encode(text, add_special_tokens=False)
 
-    def _encode_around(self, pieces: list[str], hidden: list[str]) -> list[int]:
-        if len(pieces) != len(hidden) + 1:
-            raise RequestRejected(
-                "The messages spell out control tokens, which this model's chat template cannot carry as text.",
-                param="messages",
-            )
-        ids = self._encode(pieces[0]) if pieces[0] else []
-        for spelled, piece in zip(hidden, pieces[1:], strict=True):
-            ids += self._encoder.encode_as_text(spelled)
-            ids += self._encode(piece) if piece else []
+    def _encode_pieces(self, pieces: list[str]) -> list[int]:
+        """Template text and spelled-out tokens in turn; the latter as ordinary text."""
+        ids: list[int] = []
+        for index, piece in enumerate(pieces):
+            if index % 2:
+                ids += self._encoder.encode_as_text(piece)
+            elif piece:
+                ids += self._encode(piece)
         return ids
 
 
-def _text(message: ChatMessage) -> str:
-    if not isinstance(message.content, str):
-        raise RequestRejected("This model takes text only.", param="messages", code="unsupported_modality")
-    return message.content
+def _speaks_of_tools(messages: Sequence[ChatMessage]) -> bool:
+    return any(message.tool_calls or message.role == "tool" for message in messages)
+
+
+def _size(value: object) -> int:
+    """Bytes of all the strings in ``value``."""
+    match value:
+        case str():
+            return len(value.encode())
+        case dict():
+            return sum(_size(key) + _size(member) for key, member in value.items())
+        case list():
+            return sum(map(_size, value))
+        case _:
+            return 0
 
 
 class _Encoder(Protocol):
@@ -202,6 +227,14 @@ def _bare_copy(backend: Tokenizer) -> Tokenizer:
     copy.no_truncation()
     copy.no_padding()
     return copy
+
+
+def chat_template(tokenizer: Any) -> str | None:
+    """The tokeniser's own chat template; the one for tools where it has several."""
+    found = getattr(tokenizer, "chat_template", None)
+    if isinstance(found, dict):
+        found = found.get("tool_use") or found.get("default")
+    return found if isinstance(found, str) else None
 
 
 def _timed(work: Callable[[], object]) -> float:

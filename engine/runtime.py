@@ -74,8 +74,10 @@ class VllmEngine:
 
     def models(self) -> Sequence[ModelInfo]:
         """The one model, whatever its state."""
-        context = self._core.context_length if self._core else 0
-        return (ModelInfo(self._config.served_name, self._created, context),)
+        core = self._core
+        context = core.context_length if core else 0
+        reasons = core is not None and core.parsers.marks is not None
+        return (ModelInfo(self._config.served_name, self._created, context, reasoning=reasons),)
 
     def state(self) -> EngineState:
         """The engine now."""
@@ -160,7 +162,7 @@ class VllmEngine:
         self._slots = core.slots
 
     def _build(self, limits: WatchdogLimits) -> EngineCore:
-        return EngineCore.build(engine_arguments(self._config), limits)
+        return EngineCore.build(engine_arguments(self._config), limits, self._config.tool_parser)
 
     def _enter(self, phase: Phase, detail: str | None = None) -> None:
         if phase is not self._phase:
@@ -249,9 +251,10 @@ class VllmEngine:
 
     async def constrain(self, model: str, constraint: Constraint | None, parsing: Parsing | None) -> None:
         """See :meth:`engine.types.Engine.constrain`."""
-        self._serving(model)
-        if constraint is not None or parsing is not None:
+        core = self._serving(model)
+        if constraint is not None:
             raise RequestRejected("This server cannot hold the output to a grammar.")
+        core.parsers.grammar(parsing)
 
     async def token_strings(self, model: str, token_ids: Sequence[int]) -> Sequence[str]:
         """See :meth:`engine.types.Engine.token_strings`."""

@@ -26,5 +26,6 @@ def build_engine(settings: Settings, model: str, name: str) -> VllmEngine:
             arguments=settings.engine,
             hang_timeout=settings.hang_timeout,
             kill_timeout=settings.engine_kill_timeout,
+            tool_parser=settings.tool_parser,
         )
     )

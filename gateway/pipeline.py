@@ -243,7 +243,7 @@ class Pipeline:
 
     async def _constrain(self, surface: Surface[T], request: T) -> None:
         constraint, parsing = request.constraint(), request.parsing()
-        if constraint is None and parsing is None:
+        if constraint is None and (parsing is None or parsing.tools is None):
             return
         try:
             await self._engine.constrain(request.model, constraint, parsing)
@@ -276,6 +276,7 @@ class Pipeline:
         finally:
             exchange.tokens = (job.prompt_tokens, meter.tokens)
             life.cached_tokens = meter.cached
+            life.reasoning_tokens = meter.reasoning
             self._metrics.in_flight.dec()
             self._metrics.request_settled(job.request.model, job.prompt_tokens, meter.tokens, meter.cached)
             if completed:
@@ -343,7 +344,7 @@ def _ticket(job: Job[Any], principal: Principal, deadline: float) -> Ticket:
 
 
 def _usage(job: Job[Any], meter: Meter) -> Usage:
-    return Usage(job.prompt_tokens, meter.tokens, meter.cached)
+    return Usage(job.prompt_tokens, meter.tokens, meter.cached, meter.reasoning or None)
 
 
 def _model_denied() -> ApiError:

@@ -260,6 +260,11 @@ class Settings(BaseSettings):
     usage: UsageSettings = UsageSettings()
     cache: CacheSettings = CacheSettings()
     engine: dict[str, Any] = Field({}, description="vLLM's engine arguments by their own names.")
+    tool_parser: str = Field(
+        "auto",
+        min_length=1,
+        description="Who reads tool calls: auto (by chat template), generic (plain JSON), or one of vLLM's parsers.",
+    )
     hang_timeout: float = Field(8.0, gt=0, description="Seconds without progress after which the engine is unready.")
     engine_kill_timeout: float = Field(60.0, gt=0, description="Seconds without progress after which it is restarted.")
 

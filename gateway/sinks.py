@@ -8,23 +8,27 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from engine.types import Delta, DeltaSink, FinishReason, PositionLogprobs
+from engine.types import Delta, DeltaSink, FinishReason, PositionLogprobs, ToolCallDelta
 from gateway.http.connection import ResponseStream
-from gateway.protocol.encode import DONE, KEEP_ALIVE, Choice, Encoder, Usage
+from gateway.protocol.encode import DONE, KEEP_ALIVE, Choice, Encoder, MadeCall, Usage
 
 #: A slow reader's deltas wait here as text and leave as one chunk; beyond this many bytes the reader is cut.
 MAX_PENDING_BYTES = 256 * 1024
 
 
 class Meter:
-    """Counts what one request generated, and the ``cached`` tokens of its prompts; ``on_first``: at its first token."""
+    """Counts what one request generated, and the ``cached`` tokens of its prompts; ``on_first``: at its first token.
 
-    __slots__ = ("_on_first", "cached", "finish_reasons", "tokens")
+    ``reasoning`` are the tokens among ``tokens`` that the model thought with.
+    """
+
+    __slots__ = ("_on_first", "cached", "finish_reasons", "reasoning", "tokens")
 
     def __init__(self, on_first: Callable[[], None]) -> None:
         self._on_first = on_first
         self.tokens = 0
         self.cached = 0
+        self.reasoning = 0
         self.finish_reasons: list[FinishReason] = []
 
     def count(self, tokens: int) -> None:
@@ -81,6 +85,7 @@ class StreamSink:
     def delta(self, delta: Delta) -> None:
         """See :class:`engine.types.DeltaSink`."""
         self._meter.count(delta.tokens)
+        self._meter.reasoning += delta.reasoning_tokens
         if delta.finish_reason is not None:
             self._meter.finished(delta.finish_reason)
         if self._pending or self._stream.paused:
@@ -113,9 +118,9 @@ class StreamSink:
 
     def _hold(self, delta: Delta) -> None:
         last = self._pending[-1] if self._pending else None
-        self._pending_bytes += len(delta.text) + 512 * len(delta.logprobs or ())
-        if last is not None and last.index == delta.index and delta.logprobs is None and last.finish_reason is None:
-            self._pending[-1] = Delta(last.index, last.text + delta.text, 0, delta.finish_reason, last.logprobs)
+        self._pending_bytes += _held_bytes(delta)
+        if last is not None and _may_merge(last, delta):
+            self._pending[-1] = _merged(last, delta)
         else:
             self._pending.append(delta)
         if self._pending_bytes > MAX_PENDING_BYTES:
@@ -135,14 +140,54 @@ class StreamSink:
         self._stream.finish(last + DONE)
 
 
+def _held_bytes(delta: Delta) -> int:
+    calls = sum(64 + len(call.arguments) for call in delta.tool_calls)
+    return len(delta.text) + len(delta.reasoning) + calls + 512 * len(delta.logprobs or ())
+
+
+def _may_merge(last: Delta, delta: Delta) -> bool:
+    """Whether both can leave as one: a delta is written as reasoning, text, calls, and that order must stay."""
+    if last.index != delta.index or delta.logprobs is not None or last.finish_reason is not None:
+        return False
+    if last.tool_calls:
+        return not (delta.text or delta.reasoning)
+    return not (last.text and delta.reasoning)
+
+
+def _merged(last: Delta, delta: Delta) -> Delta:
+    return Delta(
+        last.index,
+        last.text + delta.text,
+        0,
+        delta.finish_reason,
+        last.logprobs,
+        last.reasoning + delta.reasoning,
+        _joined(last.tool_calls, delta.tool_calls),
+    )
+
+
+def _joined(calls: tuple[ToolCallDelta, ...], more: tuple[ToolCallDelta, ...]) -> tuple[ToolCallDelta, ...]:
+    """``calls`` and ``more``, with pieces of one call's arguments put together."""
+    joined = list(calls)
+    for call in more:
+        if joined and call.name is None and joined[-1].index == call.index:
+            last = joined[-1]
+            joined[-1] = ToolCallDelta(last.index, last.name, last.arguments + call.arguments)
+        else:
+            joined.append(call)
+    return tuple(joined)
+
+
 class WholeSink:
     """Collects whole choices for a non-streamed answer."""
 
-    __slots__ = ("_logprobs", "_meter", "_reasons", "_texts")
+    __slots__ = ("_calls", "_logprobs", "_meter", "_reasoning", "_reasons", "_texts")
 
     def __init__(self, choices: int, meter: Meter) -> None:
         self._meter = meter
         self._texts = [""] * choices
+        self._reasoning = [""] * choices
+        self._calls: list[tuple[ToolCallDelta, ...]] = [()] * choices
         self._reasons: list[FinishReason] = ["stop"] * choices
         self._logprobs: list[tuple[PositionLogprobs, ...] | None] = [None] * choices
 
@@ -153,7 +198,12 @@ class WholeSink:
     def delta(self, delta: Delta) -> None:
         """See :class:`engine.types.DeltaSink`."""
         self._meter.count(delta.tokens)
+        self._meter.reasoning += delta.reasoning_tokens
         self._texts[delta.index] += delta.text
+        if delta.reasoning:
+            self._reasoning[delta.index] += delta.reasoning
+        if delta.tool_calls:
+            self._calls[delta.index] = _joined(self._calls[delta.index], delta.tool_calls)
         if delta.logprobs is not None:
             self._logprobs[delta.index] = (self._logprobs[delta.index] or ()) + delta.logprobs
         if delta.finish_reason is not None:
@@ -167,8 +217,14 @@ class WholeSink:
     def choices(self) -> list[Choice]:
         """All choices; call when the generation is over."""
         return [
-            Choice(text, reason, logprobs)
-            for text, reason, logprobs in zip(self._texts, self._reasons, self._logprobs, strict=True)
+            Choice(
+                self._texts[index],
+                self._reasons[index],
+                self._logprobs[index],
+                self._reasoning[index],
+                tuple(MadeCall(call.name or "", call.arguments) for call in self._calls[index]),
+            )
+            for index in range(len(self._texts))
         ]
 
 

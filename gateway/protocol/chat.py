@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Final, Literal, cast
 
+import orjson
 from pydantic import BaseModel, ConfigDict, FailFast, Field, PlainValidator, ValidationError
 
-from engine.types import ChatMessage, Conversation
+from engine.types import ChatMessage, Conversation, Parsing, ReasoningEffort, ToolUse
 from gateway.protocol import refused, strictjson
 from gateway.protocol.sampling import (
     INT64_MAX,
@@ -17,6 +18,17 @@ from gateway.protocol.sampling import (
     check_generation,
     nullable_options,
     screen_body,
+    without_nulls,
+)
+from gateway.protocol.tools import (
+    MAX_CALLS,
+    MAX_TOOLS,
+    FunctionTool,
+    MessageToolCall,
+    ToolChoiceField,
+    check_tools,
+    made_calls,
+    tool_use,
 )
 from gateway.protocol.validation import (
     Problem,
@@ -42,12 +54,13 @@ class TextPart(BaseModel):
     text: str = Field(description="The text itself.")
 
 
-def read_content(value: object) -> str:
-    """A message's text. Parts are joined by a newline, as vLLM's renderer does for templates that take strings.
+def read_content(value: object) -> str | None:
+    """A message's text; None is for assistants that only called tools.
 
+    Parts are joined by a newline, as vLLM's renderer does for templates that take strings.
     Source: vLLM 0.32 ``renderers/chat_utils.py``, ``_parse_chat_message_content_parts``.
     """
-    if type(value) is str:
+    if value is None or type(value) is str:
         return value
     if not isinstance(value, list):
         raise wrong_type("a string or an array of content parts", value).within()
@@ -88,7 +101,7 @@ def _check_part_type(part: refused.Fields, at: str) -> None:
 
 
 Content = Annotated[
-    str,
+    str | None,
     PlainValidator(
         read_content, json_schema_input_type=str | Annotated[list[TextPart], Field(min_length=1, max_length=MAX_PARTS)]
     ),
@@ -100,12 +113,41 @@ class Message(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, json_schema_extra=nullable_options)
 
-    role: Literal["developer", "system", "user", "assistant"] = Field(description="Who speaks.")
-    content: Content = Field(description="The text, or text parts, which are joined by newlines.")
+    role: Literal["developer", "system", "user", "assistant", "tool"] = Field(description="Who speaks.")
+    content: Content = Field(
+        None,
+        description="The text, or text parts, which are joined by newlines. "
+        "Required, except for an assistant that called tools.",
+    )
     # OpenAI's own pattern for names; it also keeps the marks of chat templates out.
     name: str | None = Field(
         None, max_length=64, pattern=r"^[^\s<|\\/>]+$", description="Tells speakers of one role apart."
     )
+    tool_calls: Annotated[list[MessageToolCall], FailFast(), Field(max_length=MAX_CALLS)] = Field(
+        default_factory=list, description="Of an assistant: the calls that it made."
+    )
+    tool_call_id: str | None = Field(None, description="Of a tool: the id of the earlier call that it answers.")
+    reasoning_content: str | None = Field(None, description="Of an assistant: what it thought.")
+    reasoning: str | None = Field(None, description="Another name of `reasoning_content`.")
+
+    @property
+    def thought(self) -> str | None:
+        """The reasoning, under whichever name it came."""
+        return self.reasoning if self.reasoning_content is None else self.reasoning_content
+
+    def to_engine(self) -> ChatMessage:
+        """The message as the engine takes it."""
+        calls = made_calls(self.tool_calls)
+        return ChatMessage(self.role, self.content or "", self.name, calls, self.tool_call_id, self.thought)
+
+    def texts(self) -> list[str]:
+        """Every text in it that the model would read."""
+        arguments = [call.function.arguments for call in self.tool_calls]
+        return [
+            *([] if self.content is None else [self.content]),
+            *arguments,
+            *([self.thought] if self.thought else []),
+        ]
 
 
 class TextFormat(BaseModel):
@@ -131,6 +173,19 @@ class ChatCompletionRequest(GenerationFields):
     safety_identifier: str | None = Field(
         None, max_length=64, description="A label of your end user, kept for logs only."
     )
+    tools: Annotated[list[FunctionTool], FailFast(), Field(min_length=1, max_length=MAX_TOOLS)] = Field(
+        default_factory=list, description="Functions that the model may call."
+    )
+    tool_choice: ToolChoiceField | None = Field(
+        None,
+        description="`auto`: the model decides; `none`: it is not told of the tools; `required`: it calls at least "
+        "one; or the one function that it calls, or those that it may call.",
+    )
+    parallel_tool_calls: bool | None = Field(None, description="False: at most one call per answer.")
+    reasoning_effort: ReasoningEffort | None = Field(
+        None, description="How much to think before answering; only for models that reason, `none` for all."
+    )
+    include_reasoning: bool = Field(True, description="False: what the model thought is left out of the answer.")
     # What follows is documented here and decided in `refused.BODY`: other values are refused by name.
     store: Literal[False] | None = Field(None, description="Completions are never stored.")
     service_tier: Literal["auto", "default"] | None = Field(None, description="There is one tier.")
@@ -154,12 +209,27 @@ class ChatCompletionRequest(GenerationFields):
 
     def conversation(self) -> Conversation:
         """The conversation as the engine takes it."""
-        return conversation_of(self.messages)
+        return conversation_of(self.messages, self.tool_use(), self.reasoning_effort)
+
+    def tool_use(self) -> ToolUse | None:
+        """The tools as the engine takes them."""
+        return None if not self.tools else tool_use(self.tools, self.tool_choice, self.parallel_tool_calls)
+
+    def parsing(self) -> Parsing:
+        """See :meth:`GenerationFields.parsing`: whether the model reasons is the engine's to know."""
+        return Parsing(self.tool_use(), reasoning=True)
+
+    def texts(self) -> Sequence[str]:
+        """Everything that the model would read: messages, earlier calls, results, and the tools' own words."""
+        tools = [orjson.dumps([tool.function.description, tool.function.parameters]).decode() for tool in self.tools]
+        return [*(text for message in self.messages for text in message.texts()), *tools]
 
 
-def conversation_of(messages: Sequence[Message]) -> Conversation:
+def conversation_of(
+    messages: Sequence[Message], tools: ToolUse | None = None, effort: ReasoningEffort | None = None
+) -> Conversation:
     """``messages`` as the engine takes them."""
-    return Conversation([ChatMessage(each.role, each.content, each.name) for each in messages])
+    return Conversation([each.to_engine() for each in messages], tools, effort)
 
 
 _FIELDS: Final = frozenset(ChatCompletionRequest.model_fields) - refused.BODY.keys()
@@ -200,11 +270,43 @@ def _screen_message(message: object, index: int) -> object:
     role = fields.get("role")
     if isinstance(role, str) and role in refused.ROLES:
         raise unsupported(refused.ROLES[role].hint).at(f"messages[{index}].role")
-    return refused.screen(fields, _MESSAGE_FIELDS, refused.MESSAGE, "messages", index)
+    return without_nulls(refused.screen(fields, _MESSAGE_FIELDS, refused.MESSAGE, "messages", index))
+
+
+def check_messages(messages: Sequence[Message]) -> None:
+    """What a message may carry depends on who speaks and what was said before. Raises ApiError 400."""
+    called: set[str] = set()
+    for index, message in enumerate(messages):
+        _check_message(message, f"messages[{index}]", called)
+        called.update(call.id for call in message.tool_calls)
+
+
+def _check_message(message: Message, at: str, called: set[str]) -> None:
+    if message.content is None and not (message.role == "assistant" and message.tool_calls):
+        raise wrong_type("a string or an array of content parts", None).at(f"{at}.content")
+    if message.role != "assistant":
+        for name in ("tool_calls", "reasoning_content", "reasoning"):
+            if getattr(message, name):
+                raise bad_value("Only messages of role 'assistant' may have it.").at(f"{at}.{name}")
+    if message.role == "tool":
+        if message.tool_call_id not in called:
+            raise bad_value("Expected the 'id' of a call in an earlier message.").at(f"{at}.tool_call_id")
+    elif message.tool_call_id is not None:
+        raise bad_value("Only messages of role 'tool' may have it.").at(f"{at}.tool_call_id")
+    if None not in (message.reasoning, message.reasoning_content) and message.reasoning != message.reasoning_content:
+        raise bad_value("It differs from 'reasoning_content'. Send one of them.").at(f"{at}.reasoning")
+    ids = [call.id for call in message.tool_calls]
+    for place, call_id in enumerate(ids):
+        if call_id in called or call_id in ids[:place]:
+            raise bad_value("Another call has this id.").at(f"{at}.tool_calls[{place}].id")
 
 
 def _check_together(request: ChatCompletionRequest, bounds: RequestBounds) -> None:
     check_generation(request, bounds)
+    check_messages(request.messages)
+    check_tools(request.tools, request.tool_choice, request.parallel_tool_calls)
+    if request.constraint() is not None and request.tools:
+        raise bad_value("It cannot be combined with 'tools'.").at("response_format")
     if request.max_tokens is not None and request.requested_max_tokens != request.max_tokens:
         raise bad_value("It differs from 'max_completion_tokens'. Send one of them.").at("max_tokens")
     if request.top_logprobs is not None and not request.logprobs:

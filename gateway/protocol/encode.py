@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 
 import orjson
 
-from engine.types import Delta, FinishReason, PositionLogprobs, TokenLogprob
+from engine.types import Delta, FinishReason, PositionLogprobs, TokenLogprob, ToolCallDelta
 
 DONE: Final = b"data: [DONE]\n\n"
 KEEP_ALIVE: Final = b": keep-alive\n\n"
@@ -31,20 +31,33 @@ def sse(payload: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of a whole request, over all its prompts and choices. ``cached_tokens`` are among ``prompt_tokens``."""
+    """Tokens of a whole request, over all its prompts and choices. ``cached_tokens`` are among ``prompt_tokens``,
+    ``reasoning_tokens`` among ``completion_tokens``; None: there was no reasoning.
+    """
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
+    reasoning_tokens: int | None = None
 
     def wire(self) -> dict[str, Any]:
         """As OpenAI sends it."""
+        reasoning = {"completion_tokens_details": {"reasoning_tokens": self.reasoning_tokens}}
         return {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
             "total_tokens": self.prompt_tokens + self.completion_tokens,
             "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
+            **({} if self.reasoning_tokens is None else reasoning),
         }
+
+
+@dataclass(frozen=True, slots=True)
+class MadeCall:
+    """A tool call that a choice made. ``arguments`` is the JSON text as the model wrote it."""
+
+    name: str
+    arguments: str
 
 
 @dataclass(slots=True)
@@ -54,6 +67,8 @@ class Choice:
     text: str
     finish_reason: FinishReason
     logprobs: tuple[PositionLogprobs, ...] | None
+    reasoning: str = ""
+    tool_calls: tuple[MadeCall, ...] = ()
 
 
 class Encoder(Protocol):
@@ -76,9 +91,15 @@ class Encoder(Protocol):
 
 
 class ChatEncoder:
-    """``chat.completion`` and its chunks."""
+    """``chat.completion`` and its chunks. ``show_reasoning`` False leaves reasoning out of the answer.
 
-    def __init__(self, request_id: str, created: int, model: str, *, include_usage: bool) -> None:
+    Reasoning goes out as ``reasoning_content`` and, with the same text, as ``reasoning``: clients look for one or the
+    other, and vLLM has sent both names.
+    """
+
+    def __init__(
+        self, request_id: str, created: int, model: str, *, include_usage: bool, show_reasoning: bool = True
+    ) -> None:
         self._base = {"id": request_id, "object": "chat.completion.chunk", "created": created, "model": model}
         head = orjson.dumps(self._base)[:-1]
         tail = b',"usage":null}\n\n' if include_usage else b"}\n\n"
@@ -86,6 +107,7 @@ class ChatEncoder:
         self._text_head = self._head + b'0,"delta":{"content":'
         self._text_tail = b'},"logprobs":null,"finish_reason":null}]' + tail
         self._tail = tail
+        self._show_reasoning = show_reasoning
 
     def opening(self, index: int) -> bytes:
         """See :class:`Encoder`."""
@@ -97,16 +119,25 @@ class ChatEncoder:
         return self._text_head + orjson.dumps(text) + self._text_tail
 
     def delta(self, delta: Delta) -> bytes:
-        """See :class:`Encoder`. The finish reason comes in a chunk of its own, after the last text."""
+        """See :class:`Encoder`. Reasoning, text, calls: a chunk each, and one for the finish reason."""
         out = b""
+        if delta.reasoning and self._show_reasoning:
+            text = orjson.dumps(delta.reasoning)
+            out += self._gain(delta.index, b'{"reasoning_content":' + text + b',"reasoning":' + text + b"}")
         if delta.text or delta.logprobs:
             logprobs = orjson.dumps(chat_logprobs(delta.logprobs))
             content = b',"delta":{"content":' + orjson.dumps(delta.text) + b'},"logprobs":' + logprobs
-            out = self._head + b"%d" % delta.index + content + b',"finish_reason":null}]' + self._tail
+            out += self._head + b"%d" % delta.index + content + b',"finish_reason":null}]' + self._tail
+        for call in delta.tool_calls:
+            out += self._gain(delta.index, b'{"tool_calls":[' + orjson.dumps(_call_delta(call)) + b"]}")
         if delta.finish_reason is not None:
             finish = b',"delta":{},"logprobs":null,"finish_reason":"' + delta.finish_reason.encode() + b'"}]'
             out += self._head + b"%d" % delta.index + finish + self._tail
         return out
+
+    def _gain(self, index: int, delta: bytes) -> bytes:
+        rest = b',"logprobs":null,"finish_reason":null}]'
+        return self._head + b"%d" % index + b',"delta":' + delta + rest + self._tail
 
     def usage(self, usage: Usage) -> bytes:
         """See :class:`Encoder`."""
@@ -121,7 +152,7 @@ class ChatEncoder:
                 "choices": [
                     {
                         "index": index,
-                        "message": {"role": "assistant", "content": choice.text, "refusal": None},
+                        "message": self._message(choice),
                         "logprobs": chat_logprobs(choice.logprobs),
                         "finish_reason": choice.finish_reason,
                     }
@@ -130,6 +161,32 @@ class ChatEncoder:
                 "usage": usage.wire(),
             }
         )
+
+    def _message(self, choice: Choice) -> dict[str, Any]:
+        # Only calls: no content at all, which is not the same as an empty one.
+        content = None if choice.tool_calls and not choice.text else choice.text
+        message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
+        if choice.reasoning and self._show_reasoning:
+            message |= {"reasoning_content": choice.reasoning, "reasoning": choice.reasoning}
+        if choice.tool_calls:
+            message["tool_calls"] = [
+                {"id": new_call_id(), "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+                for call in choice.tool_calls
+            ]
+        return message
+
+
+def new_call_id() -> str:
+    """The id of a tool call."""
+    return new_id("call_")
+
+
+def _call_delta(call: ToolCallDelta) -> dict[str, Any]:
+    """A call's name comes once and whole, and with it its id and kind; the rest are pieces of arguments."""
+    if call.name is None:
+        return {"index": call.index, "function": {"arguments": call.arguments}}
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"index": call.index, "id": new_call_id(), "type": "function", "function": function}
 
 
 class CompletionEncoder:

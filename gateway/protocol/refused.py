@@ -38,26 +38,26 @@ def _each(names: str, hint: str, *neutral: object) -> dict[str, Refusal]:
     return {name: Refusal(hint, neutral) for name in names.split()}
 
 
-_TOOLS: Final = "Tool calls are not supported yet."
+_FUNCTIONS: Final = "It was replaced by 'tools', 'tool_choice' and messages of role 'tool'; use these."
 _STRUCTURE: Final = "Structured output is not supported yet; it will come as 'response_format'."
 _TEMPLATE: Final = "The server's own chat template is always used."
 _MEDIA: Final = "Only text input is supported."
 _AUDIO: Final = "Only text output is supported."
 _OURS: Final = "The server decides this; a request cannot."
 _PREFIX_CACHE: Final = "Prefix caching is automatic and cannot be steered; leave the field out."
-_REASONING: Final = "Reasoning is not supported yet."
+_REASONING: Final = "Use 'reasoning_effort' instead."
 _SAMPLING: Final = "This way of sampling is not supported."
 _OUTPUT: Final = "This addition to the output is not supported."
 
 BODY: Final[Refusals] = {
-    **_each("tools tool_choice parallel_tool_calls functions function_call", _TOOLS),
+    **_each("functions function_call", _FUNCTIONS),
     **_each("response_format", "Only {'type': 'text'} is supported yet.", {"type": "text"}),
     **_each("structured_outputs guided_json guided_regex guided_choice guided_grammar", _STRUCTURE),
     **_each("guided_decoding_backend guided_whitespace_pattern", _STRUCTURE),
     **_each("modalities", _AUDIO, ["text"]),
     **_each("audio", _AUDIO),
     **_each("prediction", "Predicted outputs are not supported."),
-    **_each("reasoning reasoning_effort include_reasoning thinking_token_budget", _REASONING),
+    **_each("reasoning thinking thinking_token_budget", _REASONING),
     **_each("verbosity", "Ask for it in a message instead."),
     **_each("web_search_options", "Web search is not supported."),
     **_each("moderation", "Moderation is not a choice of the request."),
@@ -90,12 +90,11 @@ STREAM_OPTIONS: Final[Refusals] = {
 }
 
 MESSAGE: Final[Refusals] = {
-    **_each("tool_calls", _TOOLS, []),
-    **_each("tool_call_id function_call", _TOOLS),
+    **_each("function_call", _FUNCTIONS),
     **_each("refusal", "Send it as the message's content."),
     **_each("annotations", _OUTPUT, []),
     **_each("audio", _AUDIO),
-    **_each("reasoning reasoning_content thinking thinking_blocks", _REASONING),
+    **_each("thinking thinking_blocks", "Send it as 'reasoning_content'."),
     **_each("cache_control", _PREFIX_CACHE),
     **_each("prefix partial", _TEMPLATE),
 }
@@ -106,12 +105,12 @@ PART: Final[Refusals] = {
     **_each("annotations", _OUTPUT, []),
 }
 
-ROLES: Final[Refusals] = _each("tool function", _TOOLS)
+ROLES: Final[Refusals] = _each("function", _FUNCTIONS)
 
 PART_TYPES: Final[Refusals] = {
     **_each("refusal", "Send it as text."),
-    **_each("thinking", _REASONING),
-    **_each("tool_reference", _TOOLS),
+    **_each("thinking", "Send it as the message's 'reasoning_content'."),
+    **_each("tool_reference", "Declare tools in 'tools'."),
 }
 
 # Part types that carry something else than text.

@@ -43,6 +43,12 @@ class PromptTokensDetails(_Answer):
     cached_tokens: int = Field(ge=0, description="Found in the prefix cache.")
 
 
+class CompletionTokensDetails(_Answer):
+    """What the generated tokens were spent on."""
+
+    reasoning_tokens: int = Field(ge=0, description="The model thought with them.")
+
+
 class Usage(_Answer):
     """Tokens used, over all choices."""
 
@@ -50,14 +56,35 @@ class Usage(_Answer):
     completion_tokens: int = Field(ge=0, description="Tokens generated, over all choices.")
     total_tokens: int = Field(ge=0, description="The sum of both.")
     prompt_tokens_details: PromptTokensDetails = Field(description="Of the prompt's tokens.")
+    completion_tokens_details: CompletionTokensDetails | None = Field(
+        None, description="Of the generated tokens; only where the model reasoned."
+    )
+
+
+class CalledFunction(_Answer):
+    """A function that the model calls."""
+
+    name: str = Field(description="One of the request's tools.")
+    arguments: str = Field(description="The arguments as JSON text; incomplete if `finish_reason` is `length`.")
+
+
+class ToolCall(_Answer):
+    """A call that the model makes."""
+
+    id: str = Field(description="Unique; the `tool_call_id` of the message that answers it.")
+    type: Literal["function"] = Field(description="Always `function`.")
+    function: CalledFunction = Field(description="What it calls.")
 
 
 class AssistantMessage(_Answer):
     """What the model said."""
 
     role: Literal["assistant"] = Field(description="Always `assistant`.")
-    content: str | None = Field(description="The text.")
+    content: str | None = Field(description="The text; null where there are only calls.")
     refusal: str | None = Field(description="Always null.")
+    tool_calls: list[ToolCall] | None = Field(None, description="The calls; absent where there are none.")
+    reasoning_content: str | None = Field(None, description="What the model thought, if it reasons.")
+    reasoning: str | None = Field(None, description="The same as `reasoning_content`.")
 
 
 class ChatChoice(_Answer):
@@ -66,8 +93,9 @@ class ChatChoice(_Answer):
     index: int = Field(ge=0, description="Its place among the choices.")
     message: AssistantMessage = Field(description="What the model said.")
     logprobs: ChoiceLogprobs | None = Field(description="Null unless asked for.")
-    finish_reason: Literal["stop", "length"] = Field(
-        description="`stop`: the model or a stop string ended it; `length`: max_tokens or the context did."
+    finish_reason: Literal["stop", "length", "tool_calls"] = Field(
+        description="`stop`: the model or a stop string ended it; `length`: max_tokens or the context did; "
+        "`tool_calls`: it ended with calls."
     )
 
 
@@ -82,12 +110,31 @@ class ChatCompletion(_Answer):
     usage: Usage = Field(description="Tokens used.")
 
 
+class CalledFunctionDelta(_Answer):
+    """What a call's function gained."""
+
+    name: str | None = Field(None, description="Only in the call's first chunk, and whole.")
+    arguments: str = Field(description="Text to append to the arguments.")
+
+
+class ToolCallDelta(_Answer):
+    """What a call gained."""
+
+    index: int = Field(ge=0, description="Its place among the choice's calls.")
+    id: str | None = Field(None, description="Only in the call's first chunk.")
+    type: Literal["function"] | None = Field(None, description="Only in the call's first chunk.")
+    function: CalledFunctionDelta = Field(description="What its function gained.")
+
+
 class ChatDelta(_Answer):
     """What a choice gained. The first delta has the role, the last one is empty."""
 
     role: Literal["assistant"] | None = Field(None, description="Only in a choice's first chunk.")
     content: str | None = Field(None, description="Text to append.")
     refusal: str | None = Field(None, description="Always null where present.")
+    tool_calls: list[ToolCallDelta] | None = Field(None, description="What the choice's calls gained.")
+    reasoning_content: str | None = Field(None, description="Reasoning to append.")
+    reasoning: str | None = Field(None, description="The same as `reasoning_content`.")
 
 
 class ChatChunkChoice(_Answer):
@@ -96,7 +143,7 @@ class ChatChunkChoice(_Answer):
     index: int = Field(ge=0, description="Its place among the choices.")
     delta: ChatDelta = Field(description="What it gained.")
     logprobs: ChoiceLogprobs | None = Field(None, description="Null unless asked for.")
-    finish_reason: Literal["stop", "length"] | None = Field(description="Set in the choice's last chunk.")
+    finish_reason: Literal["stop", "length", "tool_calls"] | None = Field(description="Set in the choice's last chunk.")
 
 
 class ChatCompletionChunk(_Answer):

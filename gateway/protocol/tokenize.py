@@ -10,9 +10,11 @@ from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
 
+from engine.types import ToolUse
 from gateway.protocol import refused, strictjson
-from gateway.protocol.chat import Message, screen_messages
+from gateway.protocol.chat import Message, check_messages, screen_messages
 from gateway.protocol.sampling import ModelName, RequestBounds, nullable_options, without_nulls
+from gateway.protocol.tools import MAX_TOOLS, FunctionTool, check_tools, tool_use
 from gateway.protocol.validation import array_too_long, bad_value, first_problem, missing
 
 MAX_TOKEN_ID: Final = 2**31 - 1
@@ -41,10 +43,17 @@ class TokenizeRequest(_Request):
         default_factory=list,
         description="A conversation instead, as of /v1/chat/completions: rendered by the chat template.",
     )
+    tools: Annotated[list[FunctionTool], FailFast(), Field(min_length=1, max_length=MAX_TOOLS)] = Field(
+        default_factory=list, description="Functions that the model may call; only with `messages`."
+    )
     add_special_tokens: bool = Field(
         True, description="Add the tokens that begin or end every text; only with `prompt`, templates bring their own."
     )
     return_token_strs: bool = Field(False, description="Return each token as the tokeniser spells it, too.")
+
+    def tool_use(self) -> ToolUse | None:
+        """The tools as the engine takes them."""
+        return None if not self.tools else tool_use(self.tools, None, None)
 
 
 class DetokenizeRequest(_Request):
@@ -88,7 +97,11 @@ def parse_tokenize(data: bytes, bounds: RequestBounds) -> TokenizeRequest:
     if not request.messages:
         if request.prompt is None:
             raise missing().at("prompt")
+        if request.tools:
+            raise bad_value("Only allowed with 'messages'.").at("tools")
         return request
+    check_messages(request.messages)
+    check_tools(request.tools, None, None)
     if request.prompt is not None:
         raise bad_value("Send either 'prompt' or 'messages'.").at("messages")
     if "add_special_tokens" in request.model_fields_set:

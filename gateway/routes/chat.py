@@ -29,8 +29,8 @@ class ChatSurface:
         return parse_chat(body, bounds)
 
     def texts(self, request: ChatCompletionRequest) -> Sequence[str]:
-        """Every message's content."""
-        return [message.content for message in request.messages]
+        """See :meth:`ChatCompletionRequest.texts`."""
+        return request.texts()
 
     async def prompts(self, request: ChatCompletionRequest, engine: Engine) -> Sequence[Prompt]:
         """One prompt: the rendered conversation."""
@@ -38,7 +38,13 @@ class ChatSurface:
 
     def encoder(self, request: ChatCompletionRequest, response_id: str, prompts: Sequence[Prompt]) -> ChatEncoder:  # noqa: ARG002
         """See :class:`gateway.protocol.encode.ChatEncoder`."""
-        return ChatEncoder(response_id, int(time.time()), request.model, include_usage=request.include_usage)
+        return ChatEncoder(
+            response_id,
+            int(time.time()),
+            request.model,
+            include_usage=request.include_usage,
+            show_reasoning=request.include_reasoning,
+        )
 
 
 def routes(pipeline: Pipeline) -> list[Route]:

@@ -81,5 +81,5 @@ def routes(pipeline: Pipeline, engine: Engine) -> list[Route]:
 
 async def _prompt(engine: Engine, request: TokenizeRequest) -> Prompt:
     if request.messages:
-        return await engine.render_chat(request.model, conversation_of(request.messages))
+        return await engine.render_chat(request.model, conversation_of(request.messages, request.tool_use()))
     return await engine.tokenize(request.model, request.prompt or "", add_special_tokens=request.add_special_tokens)

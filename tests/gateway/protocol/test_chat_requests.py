@@ -279,7 +279,7 @@ def test_n_is_bounded_by_the_server_too() -> None:
         ({"n": 0, "model": ABSENT}, "model"),
         ({"n": 0, "temperature": "hot"}, "temperature"),
         ({"n": "x", "foo": 1}, "foo"),
-        ({"foo": 1, "tools": []}, "tools"),
+        ({"foo": 1, "functions": []}, "functions"),
         ({"temperature": 3, "messages": []}, "temperature"),
         ({"messages": [{"role": "user", "content": 1}, {"role": "x", "content": 2}]}, "messages[0].content"),
     ],
@@ -309,7 +309,7 @@ def test_the_first_thing_to_mend_is_told_first(fields: dict[str, object], param:
         (
             {"messages": message(role="x" * 999)},
             "Invalid value for 'messages[0].role': '" + "x" * 64 + "...'. "
-            "Supported values are: 'developer', 'system', 'user' or 'assistant'.",
+            "Supported values are: 'developer', 'system', 'user', 'assistant' or 'tool'.",
         ),
     ],
 )
