@@ -32,7 +32,7 @@ class EngineConfig:
 
     ``model`` is a local directory or a hub id, ``served_name`` its id on the wire. ``arguments`` are vLLM's
     ``AsyncEngineArgs`` by their own names and win over every default chosen here. ``tool_parser``: ``auto``,
-    ``generic`` or one of vLLM's by its name.
+    ``generic`` or one of vLLM's by its name. ``schema_seconds``: CPU time that one schema or grammar may take.
     """
 
     model: str
@@ -42,6 +42,7 @@ class EngineConfig:
     kill_timeout: float = 60.0
     max_queued_requests: int = 1024
     tool_parser: str = AUTOMATIC
+    schema_seconds: float = 1.0
 
 
 def on_cpu() -> bool:
@@ -106,10 +107,27 @@ def engine_arguments(config: EngineConfig) -> dict[str, Any]:
         "enable_log_requests": False,
         "scheduling_policy": "priority",
         "use_tqdm_on_load": False,
+        "structured_outputs_config": _structured_outputs(config.arguments),
     }
     if on_cpu():
         defaults |= _cpu_defaults(config)
-    return defaults | dict(config.arguments) | {"model": config.model}
+    given = {name: value for name, value in config.arguments.items() if name not in defaults or name not in _MERGED}
+    return defaults | given | {"model": config.model}
+
+
+#: Arguments whose parts the operator and we set together.
+_MERGED: Final = frozenset({"structured_outputs_config"})
+
+
+def _structured_outputs(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """One backend, whose limits the checks ahead of it know, and no room for endless white space in JSON.
+
+    Raises :class:`EngineUnavailable` for another backend.
+    """
+    given = dict(arguments.get("structured_outputs_config") or {})
+    if given.setdefault("backend", "xgrammar") != "xgrammar":
+        raise EngineUnavailable(f"structured_outputs_config: the backend must be xgrammar, not {given['backend']!r}")
+    return given | {"disable_any_whitespace": True}
 
 
 def _cpu_defaults(config: EngineConfig) -> dict[str, Any]:

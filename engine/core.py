@@ -17,9 +17,10 @@ from vllm import SamplingParams
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.exceptions import GracefulHTTPError, VLLMClientError
 from vllm.inputs.engine import tokens_input
-from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.metrics.loggers import StatLoggerBase
+from xgrammar import TokenizerInfo
 
 from engine.config import AUTOMATIC
 from engine.hotpath import HotPath, batch_token_histograms
@@ -30,11 +31,15 @@ from engine.plugin import GATEWAY_PID
 from engine.processes import EngineProcesses, descendants
 from engine.prompt import PromptBuilder, chat_template
 from engine.sampling import check_bounds, check_speculation, to_vllm
+from engine.structured.plan import Plan, check_constraint, plan_of
+from engine.structured.uncut import UncutSink
 from engine.types import (
+    Constraint,
     DeltaSink,
     EngineOverloaded,
     EngineUnavailable,
     GenerationRequest,
+    Parsing,
     PromptTooLong,
     RequestRejected,
 )
@@ -155,6 +160,29 @@ class EngineCore:
         if self._speculates:
             check_speculation(request.sampling)
 
+    def plan(self, constraint: Constraint | None, parsing: Parsing | None) -> Plan | None:
+        """What the output is held to; None if it is free. Raises :class:`RequestRejected` for a strict tool that
+        this model's calls cannot be held to.
+        """
+        if constraint is not None:
+            return plan_of(constraint)
+        tag = self.parsers.grammar(parsing)
+        return None if tag is None else Plan("structural_tag", tag, "tools")
+
+    def checked_plan(self, constraint: Constraint | None, parsing: Parsing | None) -> Plan | None:
+        """:meth:`plan`, when its schemas have been looked through: takes milliseconds.
+
+        Raises :class:`RequestRejected` naming the field at fault.
+        """
+        if constraint is not None:
+            check_constraint(constraint)
+        self.parsers.check_tools(parsing)
+        return self.plan(constraint, parsing)
+
+    def vocabulary(self) -> str:
+        """xgrammar's view of the tokeniser (``TokenizerInfo``), as JSON."""
+        return str(TokenizerInfo.from_huggingface(self._tokenizer, vocab_size=self.vocab_size).serialize_json())
+
     def _check_fits(self, prompt_tokens: int, max_tokens: int) -> None:
         if prompt_tokens == 0:
             raise RequestRejected("The prompt is empty.", param="prompt")
@@ -167,12 +195,13 @@ class EngineCore:
         """See :meth:`engine.types.Engine.run`."""
         self.check(request)
         params = to_vllm(request.sampling, stream=request.stream)
+        if (plan := self.plan(request.constraint, request.parsing)) is not None:
+            params.structured_outputs = plan.to_vllm()
+            sink = UncutSink(sink, json=request.constraint is not None and plan.kind == "json")
         reading = self.parsers.reading(request.parsing, request.prompt.token_ids)
         if reading is not None:
             sink = ParsingSink(sink, reading.splitter)
             params.skip_special_tokens = not reading.keeps_special_tokens
-        if (tag := self.parsers.grammar(request.parsing)) is not None:
-            params.structured_outputs = StructuredOutputsParams(structural_tag=tag)
         counter = None if reading is None else reading.counter
         generation = Generation(sink, self._tokenizer, request.sampling.logprobs, asyncio.get_running_loop(), counter)
         self._generations.add(generation)

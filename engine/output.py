@@ -103,6 +103,8 @@ class Generation:
                 for token_id, position in zip(choice.token_ids, choice.logprobs, strict=False)
             )
         delta = Delta(choice.index, choice.text, len(choice.token_ids), reason, logprobs)
+        if reason is not None and isinstance(choice.stop_reason, str):
+            delta.stop = choice.stop_reason
         if self._counter is not None:
             delta.reasoning_tokens = self._counter.count(choice.index, choice.token_ids)
         return delta

@@ -17,6 +17,7 @@ from engine.config import EngineConfig, check_environment, check_versions, engin
 from engine.core import EngineCore
 from engine.processes import EngineProcesses, descendants
 from engine.pull import pull
+from engine.structured.judge import GrammarJudge, JudgeLimits
 from engine.types import (
     Constraint,
     Conversation,
@@ -69,6 +70,7 @@ class VllmEngine:
         # Lives as long as the engine may: its processes ask the kernel to die with this very thread.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sluice-engine")
         self._render = ThreadPoolExecutor(2, thread_name_prefix="sluice-render")
+        self._judge = GrammarJudge(self._vocabulary, JudgeLimits(config.schema_seconds))
 
     # -- what it is ---------------------------------------------------------------------------------------------
 
@@ -115,6 +117,7 @@ class VllmEngine:
         self._enter(Phase.STARTING)
         await self._launch()
         self._enter(Phase.READY)
+        self._judge.start()
         self._supervisor = asyncio.create_task(self._supervise(), name="engine-supervisor")
 
     async def drain(self) -> None:
@@ -137,6 +140,7 @@ class VllmEngine:
             self._supervisor.cancel()
             with suppress(asyncio.CancelledError):
                 await self._supervisor
+        await self._judge.stop()
         if self._core is not None:
             core, self._core = self._core, None
             await core.close(self._thread)
@@ -163,6 +167,11 @@ class VllmEngine:
 
     def _build(self, limits: WatchdogLimits) -> EngineCore:
         return EngineCore.build(engine_arguments(self._config), limits, self._config.tool_parser)
+
+    def _vocabulary(self) -> str:
+        if self._core is None:
+            raise EngineUnavailable("the engine is not ready")
+        return self._core.vocabulary()
 
     def _enter(self, phase: Phase, detail: str | None = None) -> None:
         if phase is not self._phase:
@@ -252,9 +261,9 @@ class VllmEngine:
     async def constrain(self, model: str, constraint: Constraint | None, parsing: Parsing | None) -> None:
         """See :meth:`engine.types.Engine.constrain`."""
         core = self._serving(model)
-        if constraint is not None:
-            raise RequestRejected("This server cannot hold the output to a grammar.")
-        core.parsers.grammar(parsing)
+        plan = await asyncio.get_running_loop().run_in_executor(self._render, core.checked_plan, constraint, parsing)
+        if plan is not None:
+            await self._judge.check(plan)
 
     async def token_strings(self, model: str, token_ids: Sequence[int]) -> Sequence[str]:
         """See :meth:`engine.types.Engine.token_strings`."""

@@ -220,7 +220,7 @@ class ToolCallDelta:
 class Delta:
     """What one choice gained. ``tokens`` counts new tokens; ``finish_reason`` is set on a choice's last delta.
 
-    ``text`` is content only. ``reasoning_tokens`` are among ``tokens``.
+    ``text`` is content only. ``reasoning_tokens`` are among ``tokens``. ``stop``: the stop string that ended it.
     """
 
     index: int
@@ -231,6 +231,7 @@ class Delta:
     reasoning: str = ""
     tool_calls: tuple[ToolCallDelta, ...] = ()
     reasoning_tokens: int = 0
+    stop: str | None = None
 
 
 class DeltaSink(Protocol):

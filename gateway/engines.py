@@ -27,5 +27,6 @@ def build_engine(settings: Settings, model: str, name: str) -> VllmEngine:
             hang_timeout=settings.hang_timeout,
             kill_timeout=settings.engine_kill_timeout,
             tool_parser=settings.tool_parser,
+            schema_seconds=settings.schema_seconds,
         )
     )

@@ -15,6 +15,8 @@ from engine.types import Tool, ToolUse
 #: An answer of text begins with none of these: what does is held to calls.
 _TEXT_START: Final = {"type": "regex", "pattern": r"[^\s{\[]"}
 _ANY_OBJECT: Final = {"type": "object"}
+#: A model that cannot find an end may write white space for ever.
+_WHITE: Final = {"max_whitespace_cnt": 1}
 
 
 def callable_tools(use: ToolUse) -> Sequence[Tool]:
@@ -49,7 +51,7 @@ def _call(tool: Tool, *, held: bool) -> dict[str, Any]:
     return {
         "type": "tag",
         "begin": f'{{"name": {json.dumps(tool.name)}, "arguments": ',
-        "content": {"type": "json_schema", "json_schema": schema if held else _ANY_OBJECT},
+        "content": {"type": "json_schema", "json_schema": schema if held else _ANY_OBJECT, **_WHITE},
         "end": "}",
     }
 

@@ -10,6 +10,7 @@ from engine.parsing.json_calls import CallReader, ForcedCalls, HeldCalls
 from engine.parsing.native import NativeCalls
 from engine.parsing.piece import PlainText, Splitter
 from engine.parsing.reasoning import Marks, Thinking, ThoughtCounter
+from engine.structured.plan import check_parameters
 from engine.types import Parsing, RequestRejected, ToolUse
 
 
@@ -57,6 +58,18 @@ class Parsers:
         if self.native is not None:
             return self.native.splitter(use, names)
         return HeldCalls(CallReader(names, parallel=use.parallel))
+
+    def check_tools(self, parsing: Parsing | None) -> None:
+        """Refuse tools whose parameters are no schema, or that must be held to more than a grammar can.
+
+        Raises :class:`RequestRejected` naming the schema.
+        """
+        use = None if parsing is None else parsing.tools
+        if use is None or use.choice == "none":
+            return
+        callable_now = grammar.callable_tools(use)
+        for tool in use.tools:
+            check_parameters(tool, held=tool in callable_now and (use.choice == "required" or tool.strict))
 
     def grammar(self, parsing: Parsing | None) -> str | None:
         """The structural tag that the answer is held to; None if it is free.

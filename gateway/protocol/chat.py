@@ -8,7 +8,7 @@ from typing import Annotated, Final, Literal, cast
 import orjson
 from pydantic import BaseModel, ConfigDict, FailFast, Field, PlainValidator, ValidationError
 
-from engine.types import ChatMessage, Conversation, Parsing, ReasoningEffort, ToolUse
+from engine.types import ChatMessage, Constraint, Conversation, Parsing, ReasoningEffort, ToolUse
 from gateway.protocol import refused, strictjson
 from gateway.protocol.sampling import (
     INT64_MAX,
@@ -20,6 +20,7 @@ from gateway.protocol.sampling import (
     screen_body,
     without_nulls,
 )
+from gateway.protocol.structure import ResponseFormatField, StructuredOutputsField
 from gateway.protocol.tools import (
     MAX_CALLS,
     MAX_TOOLS,
@@ -150,12 +151,6 @@ class Message(BaseModel):
         ]
 
 
-class TextFormat(BaseModel):
-    """Plain text."""
-
-    type: Literal["text"] = Field(description="The kind of the format.")
-
-
 class ChatCompletionRequest(GenerationFields):
     """A conversation to continue. Optional fields may be null, which means the same as leaving them out."""
 
@@ -190,7 +185,12 @@ class ChatCompletionRequest(GenerationFields):
     store: Literal[False] | None = Field(None, description="Completions are never stored.")
     service_tier: Literal["auto", "default"] | None = Field(None, description="There is one tier.")
     modalities: list[Literal["text"]] | None = Field(None, description="Output is text.")
-    response_format: TextFormat | None = Field(None, description="Output is plain text.")
+    response_format: ResponseFormatField = Field(
+        None, description="Hold the output to JSON, or to a JSON Schema; its grammar lets nothing else through."
+    )
+    structured_outputs: StructuredOutputsField | None = Field(
+        None, description="vLLM's way to hold the output to a schema, a regular expression, choices or a grammar."
+    )
 
     @property
     def requested_max_tokens(self) -> int | None:
@@ -215,6 +215,10 @@ class ChatCompletionRequest(GenerationFields):
         """The tools as the engine takes them."""
         return None if not self.tools else tool_use(self.tools, self.tool_choice, self.parallel_tool_calls)
 
+    def constraint(self) -> Constraint | None:
+        """See :meth:`GenerationFields.constraint`."""
+        return self.response_format or self.structured_outputs
+
     def parsing(self) -> Parsing:
         """See :meth:`GenerationFields.parsing`: whether the model reasons is the engine's to know."""
         return Parsing(self.tool_use(), reasoning=True)
@@ -232,7 +236,7 @@ def conversation_of(
     return Conversation([each.to_engine() for each in messages], tools, effort)
 
 
-_FIELDS: Final = frozenset(ChatCompletionRequest.model_fields) - refused.BODY.keys()
+_FIELDS: Final = (frozenset(ChatCompletionRequest.model_fields) - refused.BODY.keys()) | {"response_format"}
 _MESSAGE_FIELDS: Final = frozenset(Message.model_fields)
 _PART_FIELDS: Final = frozenset(TextPart.model_fields)
 
@@ -305,8 +309,10 @@ def _check_together(request: ChatCompletionRequest, bounds: RequestBounds) -> No
     check_generation(request, bounds)
     check_messages(request.messages)
     check_tools(request.tools, request.tool_choice, request.parallel_tool_calls)
-    if request.constraint() is not None and request.tools:
-        raise bad_value("It cannot be combined with 'tools'.").at("response_format")
+    if request.response_format is not None and request.structured_outputs is not None:
+        raise bad_value("It cannot be combined with 'structured_outputs'.").at("response_format")
+    if (constraint := request.constraint()) is not None and request.tools:
+        raise bad_value("It cannot be combined with 'tools'.").at(constraint.param.split(".")[0])
     if request.max_tokens is not None and request.requested_max_tokens != request.max_tokens:
         raise bad_value("It differs from 'max_completion_tokens'. Send one of them.").at("max_tokens")
     if request.top_logprobs is not None and not request.logprobs:

@@ -7,8 +7,10 @@ from typing import Annotated, ClassVar, Final, TypeAlias, cast
 
 from pydantic import Field, PlainValidator, ValidationError
 
+from engine.types import Constraint
 from gateway.protocol import refused, strictjson
 from gateway.protocol.sampling import GenerationFields, RequestBounds, check_generation, screen_body
+from gateway.protocol.structure import StructuredOutputsField
 from gateway.protocol.validation import (
     above,
     array_too_long,
@@ -99,11 +101,18 @@ class CompletionRequest(GenerationFields):
         None, ge=0, le=5, description="Return log probabilities with this many alternatives per token."
     )
     best_of: int | None = Field(None, ge=1, le=128, description="Only a value equal to `n`.")
+    structured_outputs: StructuredOutputsField | None = Field(
+        None, description="vLLM's way to hold the output to a schema, a regular expression, choices or a grammar."
+    )
 
     @property
     def prompts(self) -> Sequence[TextOrTokens]:
         """The prompts in order, texts or token ids; the vocabulary is the engine's to check."""
         return self.prompt
+
+    def constraint(self) -> Constraint | None:
+        """See :meth:`GenerationFields.constraint`."""
+        return self.structured_outputs
 
     def sampled_logprobs(self) -> int | None:
         """Alternatives per token in the answer, or None for no log probabilities."""

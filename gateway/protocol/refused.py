@@ -39,7 +39,7 @@ def _each(names: str, hint: str, *neutral: object) -> dict[str, Refusal]:
 
 
 _FUNCTIONS: Final = "It was replaced by 'tools', 'tool_choice' and messages of role 'tool'; use these."
-_STRUCTURE: Final = "Structured output is not supported yet; it will come as 'response_format'."
+_STRUCTURE: Final = "Use 'structured_outputs' instead; in chats also 'response_format'."
 _TEMPLATE: Final = "The server's own chat template is always used."
 _MEDIA: Final = "Only text input is supported."
 _AUDIO: Final = "Only text output is supported."
@@ -51,8 +51,8 @@ _OUTPUT: Final = "This addition to the output is not supported."
 
 BODY: Final[Refusals] = {
     **_each("functions function_call", _FUNCTIONS),
-    **_each("response_format", "Only {'type': 'text'} is supported yet.", {"type": "text"}),
-    **_each("structured_outputs guided_json guided_regex guided_choice guided_grammar", _STRUCTURE),
+    **_each("response_format", "Use 'structured_outputs' instead.", {"type": "text"}),
+    **_each("guided_json guided_regex guided_choice guided_grammar", _STRUCTURE),
     **_each("guided_decoding_backend guided_whitespace_pattern", _STRUCTURE),
     **_each("modalities", _AUDIO, ["text"]),
     **_each("audio", _AUDIO),
