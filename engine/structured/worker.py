@@ -10,6 +10,7 @@ Checked against xgrammar 0.2.8 and vllm/v1/structured_output/backend_xgrammar.py
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import random
@@ -30,11 +31,15 @@ MEMORY: Final = 2 * 1024**3
 #: A busy machine gives a child a part of its time only.
 WALL_FACTOR: Final = 4.0
 
+#: See prctl(2). While the library loads nobody reads the input, whose end would tell the same.
+PR_SET_PDEATHSIG: Final = 1
+
 TOO_COMPLEX: Final = {"code": "schema_too_complex", "hint": "it takes too long to make a grammar of it."}
 
 
 def main() -> None:
-    """Serve until the input ends."""
+    """Serve until the input ends, or the process that started this one does."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     os.nice(5)
     first = _read(sys.stdin.buffer)
     if first is None:
