@@ -1,0 +1,39 @@
+"""One tree of settings; a section a module."""
+
+from gateway.settings.access import AccessSettings, JwtSettings
+from gateway.settings.accounts import CacheSettings, LedgerSettings, PriceSettings, StoreSettings, UsageSettings
+from gateway.settings.http import HttpSettings
+from gateway.settings.limits import (
+    AdaptiveSettings,
+    AddressLimitSettings,
+    AdmissionSettings,
+    LimitSettings,
+    QuotaSettings,
+)
+from gateway.settings.logs import LogSettings
+from gateway.settings.section import Section, SettingsError
+from gateway.settings.tree import MIN_SECRET_LENGTH, OTHER_VARIABLES, PREFIX, Settings, load
+
+__all__ = [
+    "MIN_SECRET_LENGTH",
+    "OTHER_VARIABLES",
+    "PREFIX",
+    "AccessSettings",
+    "AdaptiveSettings",
+    "AddressLimitSettings",
+    "AdmissionSettings",
+    "CacheSettings",
+    "HttpSettings",
+    "JwtSettings",
+    "LedgerSettings",
+    "LimitSettings",
+    "LogSettings",
+    "PriceSettings",
+    "QuotaSettings",
+    "Section",
+    "Settings",
+    "SettingsError",
+    "StoreSettings",
+    "UsageSettings",
+    "load",
+]

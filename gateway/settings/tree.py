@@ -1,0 +1,221 @@
+"""One tree of settings: ``sluice.yaml`` < ``SLUICE_*`` environment (nested with ``__``) < command-line flags."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import yaml
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from gateway.settings.access import AccessSettings, JwtSettings
+from gateway.settings.accounts import CacheSettings, LedgerSettings, StoreSettings, UsageSettings
+from gateway.settings.http import HttpSettings
+from gateway.settings.limits import AdmissionSettings, LimitSettings
+from gateway.settings.logs import LogSettings
+from gateway.settings.section import SettingsError
+
+PREFIX: Final = "SLUICE_"
+MIN_SECRET_LENGTH: Final = 32
+#: Variables of ours that are not settings: they find the settings, or belong to set-up and engine processes.
+OTHER_VARIABLES: Final = frozenset({"SLUICE_CONFIG", "SLUICE_EXTRA", "SLUICE_GATEWAY_PID", "SLUICE_ENGINE_LOG"})
+
+
+class Settings(BaseSettings):
+    """Everything an operator can set. Secrets come from the environment or files, never from sluice.yaml."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        env_ignore_empty=True,
+        extra="forbid",
+        frozen=True,
+        validate_default=True,
+    )
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65_535, description="Port to listen on; 0 takes a free one.")
+    model: str | None = Field(None, description="A local directory or a hub id; default: the embedded sample model.")
+    served_model_name: str | None = Field(None, description="Id of the model on the wire; default: from `model`.")
+    api_key: SecretStr | None = Field(None, description="The static API key (environment only).")
+    api_key_file: Path | None = Field(None, description="A file that holds the static API key.")
+    secret: SecretStr | None = Field(
+        None,
+        min_length=32,
+        description="Deployment secret (environment only) behind key hashes and cache salts, the same for all "
+        "replicas; default: made on first run in the state directory.",
+    )
+    secret_file: Path | None = Field(None, description="A file that holds the deployment secret.")
+    redis_url: SecretStr | None = Field(
+        None,
+        description="redis://, rediss://, redis+cluster:// or redis+sentinel://h1,h2/service (environment only); "
+        "limits are then shared by replicas.",
+    )
+    redis_url_file: Path | None = Field(None, description="A file that holds the Redis URL.")
+    allow_no_auth: bool = Field(False, description="Serve everyone without a key. Say it aloud or it is refused.")
+    dev: bool = Field(False, description="Development: makes a key on first run, text logs, /docs.")
+    state_dir: Path = Field(Path(".sluice"), description="Where ledger, database, secret and development key live.")
+    cache_dir: Path | None = Field(None, description="Where converted sample models are kept.")
+    allowed_hosts: Annotated[list[str] | None, NoDecode] = Field(
+        None, description="Accepted Host headers; default: loopback names when listening on loopback, else any."
+    )
+    drain_timeout: float = Field(30.0, ge=0, description="Seconds that streams get to finish after SIGTERM.")
+    request_timeout: float = Field(600.0, gt=0, description="Deadline in seconds of one request, from its arrival.")
+    keep_alive_interval: float = Field(15.0, gt=0, description="Silence in seconds before a stream sends a comment.")
+    metrics_need_key: bool = Field(False, description="Ask for a key on /metrics too.")
+    http: HttpSettings = HttpSettings()
+    limits: LimitSettings = LimitSettings()
+    admission: AdmissionSettings = AdmissionSettings()
+    access: AccessSettings = AccessSettings()
+    jwt: list[JwtSettings] = Field([], description="Accepted issuers of bearer JWTs.")
+    store: StoreSettings = StoreSettings()
+    log: LogSettings = LogSettings()
+    ledger: LedgerSettings = LedgerSettings()
+    usage: UsageSettings = UsageSettings()
+    cache: CacheSettings = CacheSettings()
+    engine: dict[str, Any] = Field({}, description="vLLM's engine arguments by their own names.")
+    tool_parser: str = Field(
+        "auto",
+        min_length=1,
+        description="Who reads tool calls: auto (by chat template), generic (plain JSON), or one of vLLM's parsers.",
+    )
+    schema_seconds: float = Field(
+        1.0, gt=0, le=60, description="CPU seconds that making and trying out the grammar of one schema may take."
+    )
+    hang_timeout: float = Field(8.0, gt=0, description="Seconds without progress after which the engine is unready.")
+    engine_kill_timeout: float = Field(60.0, gt=0, description="Seconds without progress after which it is restarted.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic-settings' signature
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags and file arrive merged by :func:`load` as init values of two layers; environment lies between."""
+        flags, file = _split_layers(init_settings)
+        return (_Layer(settings_cls, flags), env_settings, _Layer(settings_cls, file))
+
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _split_hosts(cls, value: Any) -> Any:
+        """The environment gives one string: a JSON list, or names between commas."""
+        if not isinstance(value, str):
+            return value
+        return yaml.safe_load(value) if value.startswith("[") else [name.strip() for name in value.split(",")]
+
+    @field_validator("engine", mode="before")
+    @classmethod
+    def _read_numbers(cls, value: Any) -> Any:
+        """The environment gives text; vLLM wants numbers and booleans."""
+        if not isinstance(value, dict):
+            return value
+        return {name: yaml.safe_load(each) if isinstance(each, str) else each for name, each in value.items()}
+
+    def static_key(self) -> str | None:
+        """The configured key, if any. Raises :class:`SettingsError` for a file that cannot be used."""
+        return _secret("api_key_file", self.api_key, self.api_key_file)
+
+    def deployment_secret(self) -> str | None:
+        """The configured deployment secret, if any. Raises :class:`SettingsError`."""
+        secret = _secret("secret_file", self.secret, self.secret_file)
+        if secret is not None and len(secret) < MIN_SECRET_LENGTH:
+            raise SettingsError(f"secret_file: fewer than {MIN_SECRET_LENGTH} characters")
+        return secret
+
+    def redis(self) -> str | None:
+        """The Redis URL, if any. Raises :class:`SettingsError`."""
+        return _secret("redis_url_file", self.redis_url, self.redis_url_file)
+
+    def store_url(self) -> str:
+        """The database URL. Raises :class:`SettingsError`."""
+        configured = _secret("store.url_file", self.store.url, self.store.url_file)
+        return configured or f"sqlite:///{(self.state_dir / 'sluice.db').resolve()}"
+
+    def printable(self) -> str:
+        """The whole tree as YAML, secrets masked."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def _secret(name: str, given: SecretStr | None, file: Path | None) -> str | None:
+    if given is not None:
+        return given.get_secret_value()
+    if file is None:
+        return None
+    try:
+        text = file.read_text("utf-8").strip()
+    except OSError as error:
+        raise SettingsError(f"{name}: {error.strerror}: {file}") from error
+    if not text:
+        raise SettingsError(f"{name}: {file} is empty")
+    return text
+
+
+_FLAGS: Final = "__flags__"
+_FILE: Final = "__file__"
+
+
+class _Layer(PydanticBaseSettingsSource):
+    def __init__(self, settings_cls: type[BaseSettings], values: Mapping[str, Any]) -> None:
+        super().__init__(settings_cls)
+        self._values = dict(values)
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002
+        return self._values.get(field_name), field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        return self._values
+
+
+def _split_layers(source: PydanticBaseSettingsSource) -> tuple[dict[str, Any], dict[str, Any]]:
+    values = source()
+    if _FLAGS in values or _FILE in values:
+        return values.get(_FLAGS, {}), values.get(_FILE, {})
+    return values, {}
+
+
+def load(config: Path | None = None, flags: Mapping[str, Any] | None = None) -> Settings:
+    """Settings from file, environment and flags. Raises :class:`SettingsError` naming what is wrong."""
+    _refuse_unknown_variables(os.environ)
+    try:
+        return Settings(**{_FLAGS: dict(flags or {}), _FILE: _read(config)})  # type: ignore[arg-type]
+    except ValidationError as error:
+        raise SettingsError("\n".join(map(_explain, error.errors()))) from None
+
+
+def _explain(problem: Any) -> str:
+    path = ".".join(str(part) for part in problem["loc"])
+    what = "unknown setting" if problem["type"] == "extra_forbidden" else problem["msg"]
+    return f"{path}: {what}"
+
+
+def _read(config: Path | None) -> dict[str, Any]:
+    if config is None:
+        return {}
+    try:
+        text = config.read_text("utf-8")
+    except OSError as error:
+        raise SettingsError(f"{config}: {error.strerror}") from error
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{config}: not YAML: {error}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise SettingsError(f"{config}: expected a mapping of settings")
+    if "api_key" in values:
+        raise SettingsError("api_key: secrets do not belong in a settings file; use SLUICE_API_KEY or api_key_file")
+    return values
+
+
+def _refuse_unknown_variables(environ: Mapping[str, str]) -> None:
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields} | OTHER_VARIABLES
+    for name in environ:
+        if name.upper().startswith(PREFIX) and name.upper().split("__")[0] not in known:
+            raise SettingsError(f"{name}: unknown setting in the environment")
