@@ -43,6 +43,9 @@ from gateway.settings import Settings, SettingsError
 from gateway.store.keys import KeyRepository
 from gateway.store.opened import Store
 from gateway.usage.ledger import Ledger
+from gateway.usage.observed import ObservedLedger
+from gateway.usage.prices import PriceList
+from gateway.usage.records import Settled
 
 NO_AUTHENTICATION = (
     "no authentication is configured: make a key with `sluice keys create`, set SLUICE_API_KEY, api_key_file or jwt, "
@@ -85,7 +88,7 @@ def create_app(
         limits=limits,
         guard=Unguarded(),
         salts=_salts(settings, secret),
-        ledger=ledger,
+        ledger=ObservedLedger(ledger, _count_for_tenants(settings, metrics)),
         metrics=metrics,
         policy=_policy(settings),
         decoder=worker,
@@ -110,6 +113,16 @@ def create_app(
     server = HttpServer(front, http_bounds(settings), on_reject=metrics.front_rejected)
     gateway.attach(pipeline, front, server, _services(keys, jwt, limits))
     return gateway
+
+
+def _count_for_tenants(settings: Settings, metrics: Metrics) -> Callable[[Settled], None]:
+    prices = PriceList(settings.usage.prices)
+
+    def settled(row: Settled) -> None:
+        cost = prices.cost_nanos(row)
+        metrics.tenants.used(row.tenant, row.prompt_tokens, row.cached_tokens, row.completion_tokens, cost)
+
+    return settled
 
 
 def _services(keys: _Keys | None, jwt: JwtIdentity | None, limits: RateLimits) -> list[Service]:

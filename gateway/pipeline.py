@@ -280,6 +280,7 @@ class Pipeline:
             self._metrics.in_flight.dec()
             self._metrics.request_settled(job.request.model, job.prompt_tokens, meter.tokens, meter.cached)
             if completed:
+                self._paced(exchange, life, job, meter.tokens)
                 life.completed(completion_tokens=meter.tokens, finish_reasons=tuple(meter.finish_reasons))
 
     def _first_token(self, exchange: Exchange, life: Life, slot: Slot) -> None:
@@ -289,6 +290,13 @@ class Pipeline:
         slot.first_token()
         assert exchange.route is not None
         self._metrics.first_token(exchange.route.path, exchange.model or "", life.ttft() or 0.0)
+
+    def _paced(self, exchange: Exchange, life: Life, job: Job[Any], tokens: int) -> None:
+        if not exchange.streaming or life.first_token_at is None:
+            return
+        assert exchange.route is not None
+        seconds = time.monotonic() - life.first_token_at
+        self._metrics.stream_completed(exchange.route.path, job.request.model, seconds, tokens / job.choices - 1)
 
     async def _run(self, exchange: Exchange, job: Job[Any], meter: Meter, priority: int) -> None:
         if not job.request.stream:

@@ -10,9 +10,11 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histo
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from engine.types import EngineState, Phase
+from gateway.observability.tenants import TenantMetrics
 
 _DURATION = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _TTFT = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5, 10, 30)
+_INTER_TOKEN = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5)
 _TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 16_384, 65_536)
 _BOUND_CHILDREN = 512
 
@@ -34,10 +36,20 @@ class Metrics:
             "sluice_time_to_first_token_seconds", "From receipt to the first token.", ["route", "model"],
             buckets=_TTFT, registry=registry,
         )  # fmt: skip
+        self._inter_token = Histogram(
+            "sluice_inter_token_seconds", "Mean time between the tokens of one completed stream.", ["route", "model"],
+            buckets=_INTER_TOKEN, registry=registry,
+        )  # fmt: skip
         self._tokens = Counter("sluice_tokens", "Tokens of settled requests.", ["model", "kind"], registry=registry)
         self._prompt_size = Histogram(
             "sluice_prompt_tokens", "Prompt tokens of admitted requests.", ["model"], buckets=_TOKENS, registry=registry
         )
+        self._completion_size = Histogram(
+            "sluice_completion_tokens", "Completion tokens of settled requests.", ["model"],
+            buckets=_TOKENS, registry=registry,
+        )  # fmt: skip
+        self.tenants = TenantMetrics()
+        registry.register(self.tenants)
         self.in_flight = Gauge("sluice_requests_in_flight", "Admitted and not settled.", registry=registry)
         self.connections = Gauge("sluice_connections", "Open client connections.", registry=registry)
         self._front = Counter(
@@ -114,6 +126,8 @@ class Metrics:
         self._bound_requests = lru_cache(_BOUND_CHILDREN)(self._requests.labels)
         self._bound_duration = lru_cache(_BOUND_CHILDREN)(self._duration.labels)
         self._bound_ttft = lru_cache(_BOUND_CHILDREN)(self._ttft.labels)
+        self._bound_inter_token = lru_cache(_BOUND_CHILDREN)(self._inter_token.labels)
+        self._bound_completion_size = lru_cache(_BOUND_CHILDREN)(self._completion_size.labels)
         self._bound_tokens = lru_cache(_BOUND_CHILDREN)(self._tokens.labels)
         self._bound_prompt_size = lru_cache(_BOUND_CHILDREN)(self._prompt_size.labels)
         self._bound_jwt_refused = lru_cache(_BOUND_CHILDREN)(self._jwt_refused.labels)
@@ -129,10 +143,19 @@ class Metrics:
         self._bound_tokens(model, "completion").inc(completion_tokens)
         self._bound_tokens(model, "cached").inc(cached_tokens)
         self._bound_prompt_size(model).observe(prompt_tokens)
+        self._bound_completion_size(model).observe(completion_tokens)
 
     def first_token(self, route: str, model: str, seconds: float) -> None:
         """Observe one request's time to first token."""
         self._bound_ttft(route, model).observe(seconds)
+
+    def stream_completed(self, route: str, model: str, seconds: float, intervals: float) -> None:
+        """Observe a stream's pace: ``seconds`` from its first token to its last, which are ``intervals`` apart.
+
+        Once per stream, so that a token costs nothing; vLLM's own ``vllm:inter_token_latency_seconds`` has each token.
+        """
+        if intervals > 0:
+            self._bound_inter_token(route, model).observe(seconds / intervals)
 
     def front_rejected(self, code: str) -> None:
         """Count a refusal of the HTTP front; codes come from our own code, so they are bounded."""

@@ -255,3 +255,17 @@ async def test_chaos(tmp_path: Path, seed: int) -> None:
 
         await asyncio.gather(trouble(), *map(one, range(60)))
         await balanced(live, recorder)
+
+
+async def test_a_streams_pace_and_its_tenant_are_counted(stub: Live) -> None:
+    client = Client("127.0.0.1", stub.port, KEY)
+    body = {"model": "stub", "prompt": "pace", "max_tokens": 12, "ignore_eos": True}
+    await client.stream("/v1/completions", {**body, "stream": True})
+    await client.post("/v1/completions", body)
+    labels = {"route": "/v1/completions", "model": "stub"}
+    assert stub.metric("sluice_inter_token_seconds_count", **labels) == 1, "a whole answer has no pace"
+    assert 0 <= stub.metric("sluice_inter_token_seconds_sum", **labels) < 5
+    assert stub.metric("sluice_tenant_tokens_total", tenant="default", kind="completion") == 24
+    assert stub.metric("sluice_tenant_tokens_total", tenant="default", kind="prompt") == 8
+    assert stub.metric("sluice_tenant_requests_total", tenant="default", outcome="completed") == 2
+    assert stub.metric("sluice_completion_tokens_count", model="stub") == 2
