@@ -178,8 +178,10 @@ def internal() -> ApiError:
     return ApiError(500, "internal server error", code="internal_error", type=SERVER)
 
 
-def from_engine(error: engine.EngineError, *, prompt_param: str) -> ApiError:
-    """Map a facade error. ``prompt_param`` is the wire field that carries the prompt (``messages``, ``prompt``)."""
+def from_engine(error: engine.EngineError, *, prompt_param: str, limit_param: str = "max_tokens") -> ApiError:
+    """Map a facade error. ``prompt_param`` is the wire field that carries the prompt (``messages``, ``prompt``),
+    ``limit_param`` the one that bounds the output.
+    """
     match error:
         case engine.PromptTooLong(max_tokens=None):
             count = f"{error.prompt_tokens}" if error.exact else f"at least {error.prompt_tokens}"
@@ -195,7 +197,7 @@ def from_engine(error: engine.EngineError, *, prompt_param: str) -> ApiError:
                 f"{error.prompt_tokens + (error.max_tokens or 0)} tokens ({error.prompt_tokens} in the {prompt_param}, "
                 f"{error.max_tokens} for the completion). Lower one of them.",
                 code="context_length_exceeded",
-                param="max_tokens",
+                param=limit_param,
             )
         case engine.UnknownToken():
             return invalid(

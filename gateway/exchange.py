@@ -9,9 +9,11 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequen
 from typing import Any, Final
 
 from gateway.access.principal import Principal
+from gateway.dialect import OPENAI, Dialect
 from gateway.errors import ApiError, invalid, too_large
 from gateway.http.connection import Scope, response_stream
 from gateway.http.headers import SECURITY_HEADERS
+from gateway.protocol.encode import sse
 from gateway.routing import Route
 from gateway.usage.life import Life
 
@@ -33,6 +35,7 @@ class Exchange:
         "_task",
         "address",
         "error_code",
+        "failed",
         "labels",
         "life",
         "model",
@@ -69,6 +72,8 @@ class Exchange:
         self.started = False
         self.status = 0
         self.error_code: str | None = None
+        #: How a stream that has begun says that it failed.
+        self.failed: Callable[[ApiError], bytes] = lambda error: sse(error.payload())
         self._task: asyncio.Task[Any] | None = None
         self._interruption: ApiError | None = None
 
@@ -120,7 +125,7 @@ class Exchange:
         return [
             *headers,
             *self.rate_headers,
-            (b"x-request-id", self.request_id.encode("ascii")),
+            *((name, self.request_id.encode("ascii")) for name in self._dialect.request_id_headers),
             (b"openai-processing-ms", b"%d" % elapsed),
             *SECURITY_HEADERS,
         ]
@@ -140,6 +145,14 @@ class Exchange:
             self.status = 200
             self.stream.start(200, self._head(_EVENT_STREAM))
 
+    @property
+    def _dialect(self) -> Dialect:
+        return OPENAI if self.route is None else self.route.dialect
+
+    def error_body(self, error: ApiError) -> bytes:
+        """``error`` as the clients of this route read it."""
+        return self._dialect.error_body(error, self.request_id)
+
     def fail(self, error: ApiError) -> None:
         """Answer with ``error``: as a plain HTTP error, or as the last event of a stream that has begun."""
         self.error_code = error.code
@@ -149,11 +162,10 @@ class Exchange:
             headers = error.headers()
             own = {name for name, _ in headers}
             self.rate_headers = [header for header in self.rate_headers if header[0] not in own]
-            self.respond(error.status, error.payload(), headers)
+            self.respond(error.status, self.error_body(error), headers)
         else:
-            # No [DONE]: the client must not take this for a completed stream.
             self.stream.close_after = True
-            self.stream.finish(b"data: " + error.payload() + b"\n\n")
+            self.stream.finish(self.failed(error))
 
     # -- its end from outside -----------------------------------------------------------------------------------
 

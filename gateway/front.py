@@ -10,6 +10,7 @@ from typing import Any
 
 from gateway.access.door import Door
 from gateway.access.principal import Scope
+from gateway.dialect import OPENAI
 from gateway.errors import ApiError, internal
 from gateway.exchange import Exchange, Receive
 from gateway.http.connection import Scope as AsgiScope
@@ -65,6 +66,8 @@ class Front:
             if error.status == 404 and scope["raw_path"].startswith(API_PREFIX) and exchange.header(b"authorization"):
                 self._door.enter(exchange, Scope.READ_ONLY)
             raise
+        if exchange.route.dialect is not OPENAI:
+            exchange.stream.error_body = exchange.error_body
         return exchange.route
 
     def _fail(self, exchange: Exchange, error: ApiError) -> str:

@@ -12,7 +12,6 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
 from gateway.access.principal import Scope
-from gateway.protocol.responses import ErrorEnvelope
 from gateway.routing import Route
 
 _ERRORS: Final = {
@@ -38,7 +37,11 @@ def document(routes: Iterable[Route]) -> dict[str, Any]:
         summary="OpenAI-compatible gateway with the vLLM engine in-process",
         routes=[_described(route) for route in routes],
     )
-    result.setdefault("components", {})["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    headers = {route.dialect.key_header.decode() for route in routes if route.dialect.key_header is not None}
+    result.setdefault("components", {})["securitySchemes"] = {
+        "key": {"type": "http", "scheme": "bearer"},
+        **{name: {"type": "apiKey", "in": "header", "name": name} for name in sorted(headers)},
+    }
     for route in routes:
         _complete(result["paths"][_template(route)][route.method.lower()], route)
     return result
@@ -98,13 +101,14 @@ def _error_responses(route: Route) -> dict[int | str, dict[str, Any]]:
         wanted.add(400)
     if route.scope is Scope.ADMIN and route.request is not None:
         wanted.add(409)
-    return {status: {"model": ErrorEnvelope, "description": _ERRORS[status]} for status in sorted(wanted)}
+    return {status: {"model": route.dialect.error_model, "description": _ERRORS[status]} for status in sorted(wanted)}
 
 
 def _complete(operation: dict[str, Any], route: Route) -> None:
     operation["responses"].pop("422", None)  # this server answers 400 where FastAPI would answer 422
     if route.scope is not None:
-        operation["security"] = [{"key": []}]
+        header = route.dialect.key_header
+        operation["security"] = [{"key": []}] if header is None else [{"key": []}, {header.decode(): []}]
         operation["x-required-scope"] = route.scope.value
     content = operation["responses"]["200"].setdefault("content", {})
     if route.media_type != "application/json":

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from msgspec import structs
 
-from engine.types import Engine, EngineError, GenerationRequest, ModelInfo, Prompt, PromptTooLong, Sampling
+from engine.types import (
+    Constraint,
+    Engine,
+    EngineError,
+    GenerationRequest,
+    ModelInfo,
+    Parsing,
+    Prompt,
+    PromptTooLong,
+    Sampling,
+)
 from gateway.access.door import Door
 from gateway.access.isolation import CacheSalts
 from gateway.access.principal import Principal
@@ -21,8 +31,8 @@ from gateway.exchange import Exchange
 from gateway.guardian.check import Guard
 from gateway.limits.reserve import Demand, Lease, LimitClass, Limits
 from gateway.observability.metrics import Metrics
-from gateway.protocol.encode import Encoder, Usage, new_id
-from gateway.protocol.sampling import GenerationFields, RequestBounds
+from gateway.protocol.encode import Choice, Encoder, Usage, new_id
+from gateway.protocol.sampling import RequestBounds
 from gateway.sinks import Meter, OffsetSink, StreamSink, WholeSink
 from gateway.usage.ledger import Ledger
 from gateway.usage.life import Life
@@ -31,7 +41,43 @@ from gateway.usage.life import Life
 INLINE_BYTES = 32 * 1024
 
 R = TypeVar("R")
-T = TypeVar("T", bound=GenerationFields)
+T = TypeVar("T", bound="Generation")
+
+#: Told of a generation that is over before its last bytes leave: what came of it (of a stream nothing, its encoder has
+#: seen all) and what it used. Must not raise.
+Keep = Callable[[Sequence[Choice], Usage], Awaitable[None]]
+
+
+class Generation(Protocol):
+    """A checked request to generate text, of whatever endpoint."""
+
+    @property
+    def model(self) -> str:
+        """The name of the model."""
+
+    @property
+    def stream(self) -> bool:
+        """Whether the answer is a stream of events."""
+
+    @property
+    def n(self) -> int:
+        """Choices per prompt."""
+
+    @property
+    def requested_max_tokens(self) -> int | None:
+        """Tokens per choice that the caller asked for; None leaves it to the server."""
+
+    def labels(self) -> Mapping[str, str]:
+        """What the caller wants to find in the access log again."""
+
+    def to_sampling(self, bounds: RequestBounds) -> Sampling:
+        """What the engine needs. ``max_tokens`` is clamped to the server's bound, not yet to the context."""
+
+    def constraint(self) -> Constraint | None:
+        """What the output must be, if the caller asks for more than text."""
+
+    def parsing(self) -> Parsing | None:
+        """What the output is taken apart into besides content."""
 
 
 class Surface(Protocol, Generic[T]):
@@ -39,6 +85,7 @@ class Surface(Protocol, Generic[T]):
 
     id_prefix: str
     prompt_param: str
+    limit_param: str
 
     def parse(self, body: bytes, bounds: RequestBounds) -> T:
         """The checked request. Raises :class:`ApiError` 400."""
@@ -64,6 +111,7 @@ class Job(Generic[T]):
     encoder: Encoder
     prompt_param: str
     cache_salt: str | None
+    keep: Keep | None = None
 
     @property
     def prompt_tokens(self) -> int:
@@ -132,8 +180,8 @@ class Pipeline:
         """The models that ``principal`` may know of."""
         return [model for model in self._engine.models() if principal.may_use(model.id)]
 
-    async def generate(self, exchange: Exchange, surface: Surface[T]) -> None:
-        """One generation, from its headers to the settled account."""
+    async def generate(self, exchange: Exchange, surface: Surface[T], keep: Keep | None = None) -> None:
+        """One generation, from its headers to the settled account; ``keep`` is told of it before its last bytes."""
         exchange.life = Life(self._ledger, new_id(surface.id_prefix), received_at=exchange.received)
         principal = self._authorize(exchange)
         self._gate.require_open(principal.tenant)
@@ -146,7 +194,7 @@ class Pipeline:
         try:
             async with asyncio.timeout(deadline - time.monotonic()):
                 prompts = await self._render(surface, request)
-                job = self._plan(surface, request, prompts, model, principal, exchange.life.request_id)
+                job = self._plan(surface, request, prompts, model, principal, exchange.life.request_id, keep)
                 lease = await self._reserve(exchange, principal, job)
                 try:
                     await self._guard_input(exchange, principal, surface, request)
@@ -205,6 +253,7 @@ class Pipeline:
         model: ModelInfo,
         principal: Principal,
         response_id: str,
+        keep: Keep | None,
     ) -> Job[T]:
         sampling = request.to_sampling(self._policy.bounds)
         # A wish above the server's bound was clamped, so what is left of it is not the caller's own number any more.
@@ -215,11 +264,11 @@ class Pipeline:
             samplings = [_fit(sampling, len(prompt.token_ids), model.context_length, explicit) for prompt in prompts]
             encoder = surface.encoder(request, response_id, prompts)
             salt = self._salts.salt(principal.tenant) if self._salts else None
-            job = Job(request, response_id, prompts, samplings, encoder, surface.prompt_param, salt)
+            job = Job(request, response_id, prompts, samplings, encoder, surface.prompt_param, salt, keep)
             for index in range(len(prompts)):
                 self._engine.check(_generation(job, index))
         except EngineError as error:
-            raise from_engine(error, prompt_param=surface.prompt_param) from error
+            raise from_engine(error, prompt_param=surface.prompt_param, limit_param=surface.limit_param) from error
         return job
 
     async def _reserve(self, exchange: Exchange, principal: Principal, job: Job[Any] | None) -> Lease:
@@ -302,15 +351,22 @@ class Pipeline:
         if not job.request.stream:
             whole = WholeSink(job.choices, meter)
             await self._run_prompts(job, whole, priority)
-            exchange.respond(200, job.encoder.whole(whole.choices(), _usage(job, meter)))
+            choices, usage = whole.choices(), _usage(job, meter)
+            if job.keep is not None:
+                await job.keep(choices, usage)
+            exchange.respond(200, job.encoder.whole(choices, usage))
             return
+        exchange.failed = job.encoder.failed
         sink = StreamSink(exchange.stream, job.encoder, meter, exchange.begin_stream)
         self.streams.add(sink)
         try:
             await self._run_prompts(job, sink, priority)
         finally:
             self.streams.discard(sink)
-        sink.finish(_usage(job, meter) if job.request.include_usage else None)
+        if job.keep is not None:
+            sink.flush()
+            await job.keep((), _usage(job, meter))
+        sink.finish(_usage(job, meter))
 
     async def _run_prompts(self, job: Job[Any], sink: StreamSink | WholeSink, priority: int) -> None:
         if len(job.prompts) == 1:

@@ -10,6 +10,7 @@ from urllib.parse import unquote
 from pydantic import BaseModel
 
 from gateway.access.principal import Scope
+from gateway.dialect import OPENAI, Dialect
 from gateway.errors import method_not_allowed, unknown_url
 from gateway.guardian.check import GuardPolicy
 from gateway.limits.reserve import LimitClass
@@ -26,7 +27,8 @@ class Route:
     one ``{name}`` in the middle, which takes one segment.
 
     ``scope`` None means public: anyone may call it, and ``public`` must say so too. ``request``, ``query``,
-    ``response`` and ``stream`` are what the OpenAPI document says of body, query string, answer and events.
+    ``response`` and ``stream`` are what the OpenAPI document says of body, query string, answer and events. ``dialect``
+    is whose clients call it.
     """
 
     method: str
@@ -43,6 +45,7 @@ class Route:
     response: type[BaseModel] | None = None
     stream: type[BaseModel] | None = None
     media_type: str = "application/json"
+    dialect: Dialect = OPENAI
 
     def check(self) -> None:
         """Raise ValueError if the declaration has a hole."""

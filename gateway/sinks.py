@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from engine.types import Delta, DeltaSink, FinishReason, PositionLogprobs, ToolCallDelta
 from gateway.http.connection import ResponseStream
-from gateway.protocol.encode import DONE, KEEP_ALIVE, Choice, Encoder, MadeCall, Usage
+from gateway.protocol.encode import Choice, Encoder, MadeCall, Usage
 
 #: A slow reader's deltas wait here as text and leave as one chunk; beyond this many bytes the reader is cut.
 MAX_PENDING_BYTES = 256 * 1024
@@ -96,16 +96,17 @@ class StreamSink:
     def cached(self, tokens: int) -> None:
         """See :class:`engine.types.DeltaSink`."""
         self._meter.cached += tokens
+        self._encoder.cached(tokens)
 
     def tick(self, now: float, interval: float) -> None:
-        """Send a comment after ``interval`` seconds of silence: proxies and clients see that somebody is there."""
+        """Send a sign of life after ``interval`` seconds of silence: proxies and clients see that somebody is there."""
         if self._meter.tokens != self._seen:
             self._seen = self._meter.tokens
             self._quiet_since = now
         elif now - self._quiet_since >= interval and not self._stream.paused:
             self._quiet_since = now
             self._begin()
-            self._stream.write(KEEP_ALIVE)
+            self._stream.write(self._encoder.keep_alive)
 
     def _write(self, delta: Delta) -> None:
         self._begin()
@@ -132,12 +133,15 @@ class StreamSink:
         for delta in pending:
             self._write(delta)
 
-    def finish(self, usage: Usage | None) -> None:
-        """End a completed stream: what is held back, the usage chunk if wanted, ``[DONE]``."""
+    def flush(self) -> None:
+        """Send what is held back: the generation is over, and the encoder has now seen all of it."""
         self._begin()
         self._resume()
-        last = b"" if usage is None else self._encoder.usage(usage)
-        self._stream.finish(last + DONE)
+
+    def finish(self, usage: Usage) -> None:
+        """End a completed stream."""
+        self.flush()
+        self._stream.finish(self._encoder.closing(usage))
 
 
 def _held_bytes(delta: Delta) -> int:
@@ -163,6 +167,7 @@ def _merged(last: Delta, delta: Delta) -> Delta:
         last.logprobs,
         last.reasoning + delta.reasoning,
         _joined(last.tool_calls, delta.tool_calls),
+        stop=delta.stop,
     )
 
 
@@ -181,7 +186,7 @@ def _joined(calls: tuple[ToolCallDelta, ...], more: tuple[ToolCallDelta, ...]) -
 class WholeSink:
     """Collects whole choices for a non-streamed answer."""
 
-    __slots__ = ("_calls", "_logprobs", "_meter", "_reasoning", "_reasons", "_texts")
+    __slots__ = ("_calls", "_logprobs", "_meter", "_reasoning", "_reasons", "_stops", "_texts")
 
     def __init__(self, choices: int, meter: Meter) -> None:
         self._meter = meter
@@ -189,6 +194,7 @@ class WholeSink:
         self._reasoning = [""] * choices
         self._calls: list[tuple[ToolCallDelta, ...]] = [()] * choices
         self._reasons: list[FinishReason] = ["stop"] * choices
+        self._stops: list[str | None] = [None] * choices
         self._logprobs: list[tuple[PositionLogprobs, ...] | None] = [None] * choices
 
     def text(self, text: str, tokens: int) -> None:
@@ -208,6 +214,7 @@ class WholeSink:
             self._logprobs[delta.index] = (self._logprobs[delta.index] or ()) + delta.logprobs
         if delta.finish_reason is not None:
             self._reasons[delta.index] = delta.finish_reason
+            self._stops[delta.index] = delta.stop
             self._meter.finished(delta.finish_reason)
 
     def cached(self, tokens: int) -> None:
@@ -223,6 +230,7 @@ class WholeSink:
                 self._logprobs[index],
                 self._reasoning[index],
                 tuple(MadeCall(call.name or "", call.arguments) for call in self._calls[index]),
+                self._stops[index],
             )
             for index in range(len(self._texts))
         ]

@@ -7,7 +7,7 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import TYPE_CHECKING, Protocol
 
 from gateway.access.address import caller_address
-from gateway.access.identify import Identity, require_scope
+from gateway.access.identify import Headers, Identity, require_scope, with_key_header
 from gateway.access.principal import Principal, Scope
 from gateway.errors import ApiError
 
@@ -55,7 +55,7 @@ class Door:
         address = self.locate(exchange)
         self._failures.check(address)
         try:
-            exchange.principal = self._identity.identify(exchange.scope["headers"])
+            exchange.principal = self._identity.identify(self._credentials(exchange))
             require_scope(exchange.principal, scope)
         except ApiError as error:
             # No credentials is nobody's guess.
@@ -65,3 +65,9 @@ class Door:
                 self._on_denied(exchange, scope, error)
             raise
         return exchange.principal
+
+    @staticmethod
+    def _credentials(exchange: Exchange) -> Headers:
+        headers: Headers = exchange.scope["headers"]
+        name = exchange.route.dialect.key_header if exchange.route is not None else None
+        return headers if name is None else with_key_header(headers, name)

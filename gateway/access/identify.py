@@ -38,6 +38,22 @@ def bearer_token(headers: Headers) -> bytes:
     return match[1]
 
 
+def with_key_header(headers: Headers, name: bytes) -> Headers:
+    """``headers`` in which a key sent as ``name`` is a bearer token, as it is everywhere else.
+
+    Raises :class:`ApiError` 400 where two credentials are sent that are not one and the same.
+    """
+    keys = [value for key, value in headers if key == name]
+    if not keys:
+        return headers
+    for value in (value for key, value in headers if key == b"authorization"):
+        match = _BEARER.match(value)
+        keys.append(match[1] if match else value)
+    if len(set(keys)) > 1:
+        raise invalid("Different credentials were sent in several headers.", code="ambiguous_credentials")
+    return [(b"authorization", b"Bearer " + keys[0])]
+
+
 class TokenIdentity(Protocol):
     """Tells who holds a bearer token."""
 

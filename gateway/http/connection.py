@@ -31,6 +31,9 @@ class ResponseStream(Protocol):
     on_disconnect: Callable[[], None] | None
     """Called once if the peer goes before the end of the response; at once if it is already gone when set."""
 
+    error_body: Callable[[ApiError], bytes] | None
+    """Writes the body of an error that the front answers by itself; None: as OpenAI does."""
+
     @property
     def request_id(self) -> str:
         """The id of this request, chosen once: the client's if it is acceptable, else a UUIDv4."""

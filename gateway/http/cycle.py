@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
@@ -25,7 +26,7 @@ class RequestCycle(ResponseWriter):
     """Runs the application for one request. Also the :class:`~gateway.http.connection.ResponseStream` it sees."""
 
     __slots__ = ("_asked", "_body", "_connection", "_delivered", "_head", "_request_id", "_task", "_waiters",
-                 "rejection")  # fmt: skip
+                 "error_body", "rejection")  # fmt: skip
 
     def __init__(
         self,
@@ -45,6 +46,7 @@ class RequestCycle(ResponseWriter):
         self._waiters: list[asyncio.Future[None]] = []
         self._task: asyncio.Task[None] | None = None
         self.rejection: ApiError | None = None
+        self.error_body: Callable[[ApiError], bytes] | None = None
 
     @property
     def request_id(self) -> str:
@@ -139,7 +141,7 @@ class RequestCycle(ResponseWriter):
         self.close_after = self.close_after or error.close
         self._block = None
         self.start(error.status, error_headers(error, self.request_id))
-        self.finish(error.payload())
+        self.finish(error.payload() if self.error_body is None else self.error_body(error))
 
     def body_arrived(self) -> None:
         """The body has grown or is complete."""

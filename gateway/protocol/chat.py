@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Final, Literal, cast
 
-import orjson
 from pydantic import BaseModel, ConfigDict, FailFast, Field, PlainValidator, ValidationError
 
 from engine.types import ChatMessage, Constraint, Conversation, Parsing, ReasoningEffort, ToolUse
@@ -29,6 +28,7 @@ from gateway.protocol.tools import (
     ToolChoiceField,
     check_tools,
     made_calls,
+    told_of,
     tool_use,
 )
 from gateway.protocol.validation import (
@@ -225,8 +225,8 @@ class ChatCompletionRequest(GenerationFields):
 
     def texts(self) -> Sequence[str]:
         """Everything that the model would read: messages, earlier calls, results, and the tools' own words."""
-        tools = [orjson.dumps([tool.function.description, tool.function.parameters]).decode() for tool in self.tools]
-        return [*(text for message in self.messages for text in message.texts()), *tools]
+        use = self.tool_use()
+        return [*(text for message in self.messages for text in message.texts()), *told_of(use.tools if use else ())]
 
 
 def conversation_of(

@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol
 import orjson
 
 from engine.types import Delta, FinishReason, PositionLogprobs, TokenLogprob, ToolCallDelta
+from gateway.errors import ApiError
 
 DONE: Final = b"data: [DONE]\n\n"
 KEEP_ALIVE: Final = b": keep-alive\n\n"
@@ -69,10 +70,17 @@ class Choice:
     logprobs: tuple[PositionLogprobs, ...] | None
     reasoning: str = ""
     tool_calls: tuple[MadeCall, ...] = ()
+    stop: str | None = None
 
 
 class Encoder(Protocol):
     """One surface's way to write a generation. Made per request."""
+
+    #: What a silent stream sends, so that proxies and clients see that somebody is there.
+    keep_alive: bytes
+
+    def cached(self, tokens: int) -> None:
+        """So many tokens of the prompt were cached; told before the first text, if at all."""
 
     def opening(self, index: int) -> bytes:
         """What precedes the first text of a choice (the role chunk), or nothing."""
@@ -83,14 +91,42 @@ class Encoder(Protocol):
     def delta(self, delta: Delta) -> bytes:
         """Any delta, with finish reason and log-probabilities if it has them."""
 
-    def usage(self, usage: Usage) -> bytes:
-        """The usage chunk."""
+    def closing(self, usage: Usage) -> bytes:
+        """The end of a stream that completed."""
+
+    def failed(self, error: ApiError) -> bytes:
+        """The end of a stream that did not: clients must not take it for a completed one."""
 
     def whole(self, choices: Sequence[Choice], usage: Usage) -> bytes:
         """The non-streamed answer."""
 
 
-class ChatEncoder:
+class ChunkEncoder:
+    """What the streams of OpenAI's two completion endpoints have in common."""
+
+    keep_alive = KEEP_ALIVE
+
+    def __init__(self, base: dict[str, Any], *, include_usage: bool) -> None:
+        self._base = base
+        self._include_usage = include_usage
+
+    def cached(self, tokens: int) -> None:
+        """See :class:`Encoder`: only the usage chunk tells."""
+
+    def closing(self, usage: Usage) -> bytes:
+        """See :class:`Encoder`: the usage chunk if it is wanted, ``[DONE]``."""
+        return (self.usage(usage) if self._include_usage else b"") + DONE
+
+    def usage(self, usage: Usage) -> bytes:
+        """The usage chunk."""
+        return sse(orjson.dumps({**self._base, "choices": [], "usage": usage.wire()}))
+
+    def failed(self, error: ApiError) -> bytes:
+        """See :class:`Encoder`: the error as the last event, and no ``[DONE]``."""
+        return sse(error.payload())
+
+
+class ChatEncoder(ChunkEncoder):
     """``chat.completion`` and its chunks. ``show_reasoning`` False leaves reasoning out of the answer.
 
     Reasoning goes out as ``reasoning_content`` and, with the same text, as ``reasoning``: clients look for one or the
@@ -100,7 +136,8 @@ class ChatEncoder:
     def __init__(
         self, request_id: str, created: int, model: str, *, include_usage: bool, show_reasoning: bool = True
     ) -> None:
-        self._base = {"id": request_id, "object": "chat.completion.chunk", "created": created, "model": model}
+        base = {"id": request_id, "object": "chat.completion.chunk", "created": created, "model": model}
+        super().__init__(base, include_usage=include_usage)
         head = orjson.dumps(self._base)[:-1]
         tail = b',"usage":null}\n\n' if include_usage else b"}\n\n"
         self._head = b"data: " + head + b',"choices":[{"index":'
@@ -138,10 +175,6 @@ class ChatEncoder:
     def _gain(self, index: int, delta: bytes) -> bytes:
         rest = b',"logprobs":null,"finish_reason":null}]'
         return self._head + b"%d" % index + b',"delta":' + delta + rest + self._tail
-
-    def usage(self, usage: Usage) -> bytes:
-        """See :class:`Encoder`."""
-        return sse(orjson.dumps({**self._base, "choices": [], "usage": usage.wire()}))
 
     def whole(self, choices: Sequence[Choice], usage: Usage) -> bytes:
         """See :class:`Encoder`."""
@@ -189,13 +222,14 @@ def _call_delta(call: ToolCallDelta) -> dict[str, Any]:
     return {"index": call.index, "id": new_call_id(), "type": "function", "function": function}
 
 
-class CompletionEncoder:
+class CompletionEncoder(ChunkEncoder):
     """``text_completion``, streamed and whole. ``echo[i]`` is the prompt text that choice i begins with."""
 
     def __init__(
         self, request_id: str, created: int, model: str, *, include_usage: bool, echo: Sequence[str] | None = None
     ) -> None:
-        self._base = {"id": request_id, "object": "text_completion", "created": created, "model": model}
+        base = {"id": request_id, "object": "text_completion", "created": created, "model": model}
+        super().__init__(base, include_usage=include_usage)
         tail = b',"usage":null}\n\n' if include_usage else b"}\n\n"
         self._head = b"data: " + orjson.dumps(self._base)[:-1] + b',"choices":[{"index":'
         self._text_head = self._head + b'0,"text":'
@@ -226,10 +260,6 @@ class CompletionEncoder:
     def _chunk(self, index: int, text: str, logprobs: dict[str, Any] | None, reason: str | None) -> bytes:
         rest = b',"logprobs":' + orjson.dumps(logprobs) + b',"finish_reason":' + orjson.dumps(reason) + b"}]"
         return self._head + b"%d" % index + b',"text":' + orjson.dumps(text) + rest + self._tail
-
-    def usage(self, usage: Usage) -> bytes:
-        """See :class:`Encoder`."""
-        return sse(orjson.dumps({**self._base, "choices": [], "usage": usage.wire()}))
 
     def whole(self, choices: Sequence[Choice], usage: Usage) -> bytes:
         """See :class:`Encoder`."""

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
+import orjson
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator
 
 from engine.types import Tool, ToolCall, ToolUse
@@ -197,34 +198,48 @@ def check_tools(tools: Sequence[FunctionTool], choice: ToolChoice | None, parall
             if value is not None:
                 raise bad_value("Only allowed when 'tools' are given.").at(name)
         return
-    names: set[str] = set()
-    for index, tool in enumerate(tools):
-        if tool.function.name in names:
-            raise bad_value("Another tool has this name.").at(f"tools[{index}].function.name")
-        names.add(tool.function.name)
+    check_names([(tool.function.name, f"tools[{index}].function.name") for index, tool in enumerate(tools)], choice)
+
+
+def check_names(names: Sequence[tuple[str, str]], choice: ToolChoice | None) -> None:
+    """Every tool has a name of its own, and the choice names one of them. ``names`` with their places in the request.
+
+    Raises :class:`~gateway.errors.ApiError` 400.
+    """
+    known: set[str] = set()
+    for name, place in names:
+        if name in known:
+            raise bad_value("Another tool has this name.").at(place)
+        known.add(name)
     for name, place in choice.only if choice else ():
-        if name not in names:
+        if name not in known:
             raise bad_value("No tool has this name.").at(f"tool_choice{place}")
 
 
 def tool_use(tools: Sequence[FunctionTool], choice: ToolChoice | None, parallel: bool | None) -> ToolUse:
     """As the engine takes them."""
-    chosen = choice or ToolChoice("auto")
-    return ToolUse(
-        tuple(
-            Tool(
-                tool.function.name,
-                tool.function.description,
-                tool.function.parameters,
-                bool(tool.function.strict),
-                f"tools[{index}].function.parameters",
-            )
-            for index, tool in enumerate(tools)
-        ),
-        chosen.mode,
-        tuple(name for name, _ in chosen.only),
-        parallel is not False,
+    declared = tuple(
+        Tool(
+            tool.function.name,
+            tool.function.description,
+            tool.function.parameters,
+            bool(tool.function.strict),
+            f"tools[{index}].function.parameters",
+        )
+        for index, tool in enumerate(tools)
     )
+    return use_of(declared, choice, parallel)
+
+
+def use_of(tools: tuple[Tool, ...], choice: ToolChoice | None, parallel: bool | None) -> ToolUse:
+    """What the model may do with ``tools``."""
+    chosen = choice or ToolChoice("auto")
+    return ToolUse(tools, chosen.mode, tuple(name for name, _ in chosen.only), parallel is not False)
+
+
+def told_of(tools: Sequence[Tool]) -> list[str]:
+    """What the model would read of ``tools`` besides their names."""
+    return [orjson.dumps([tool.description, tool.parameters]).decode() for tool in tools]
 
 
 def made_calls(calls: Sequence[MessageToolCall]) -> tuple[ToolCall, ...]:

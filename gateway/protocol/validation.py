@@ -169,9 +169,14 @@ def first_problem(error: ValidationError) -> ApiError:
 
     The models keep the number of errors small: arrays stop at their first bad item.
     """
-    found = [_located(detail) for detail in error.errors(include_url=False)]
-    path, problem = min(found, key=lambda each: _rank(each[1]))
+    path, problem = worst_problem(error)
     return problem.at(path)
+
+
+def worst_problem(error: ValidationError) -> tuple[str, Problem]:
+    """The problem that :func:`first_problem` tells, and its path."""
+    found = [_located(detail) for detail in error.errors(include_url=False)]
+    return min(found, key=lambda each: _rank(each[1]))
 
 
 def _rank(problem: Problem) -> int:

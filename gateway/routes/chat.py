@@ -23,6 +23,7 @@ class ChatSurface:
 
     id_prefix = "chatcmpl-"
     prompt_param = "messages"
+    limit_param = "max_tokens"
 
     def parse(self, body: bytes, bounds: RequestBounds) -> ChatCompletionRequest:
         """See :func:`gateway.protocol.chat.parse_chat`."""

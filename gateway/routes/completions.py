@@ -23,6 +23,7 @@ class CompletionSurface:
 
     id_prefix = "cmpl-"
     prompt_param = "prompt"
+    limit_param = "max_tokens"
 
     def parse(self, body: bytes, bounds: RequestBounds) -> CompletionRequest:
         """See :func:`gateway.protocol.completions.parse_completion`."""

@@ -36,9 +36,9 @@ class Wire:
         self.on_resume()
 
 
-def sink_on(wire: Wire) -> tuple[StreamSink, Meter]:
+def sink_on(wire: Wire, *, include_usage: bool = False) -> tuple[StreamSink, Meter]:
     meter = Meter(lambda: None)
-    encoder = ChatEncoder("chatcmpl-1", 1, "m", include_usage=False)
+    encoder = ChatEncoder("chatcmpl-1", 1, "m", include_usage=include_usage)
     return StreamSink(wire, encoder, meter, lambda: None), meter  # type: ignore[arg-type]
 
 
@@ -66,7 +66,7 @@ def test_pauses_lose_and_reorder_nothing(actions: list[str]) -> None:
         else:
             sink.text(action, 1)
     sink.delta(Delta(0, "end", 1, "stop"))
-    sink.finish(None)
+    sink.finish(Usage(0, 0))
     text, reasons, _ = read(wire)
     assert text == "".join(texts) + "end"
     assert reasons == ["stop"]
@@ -115,7 +115,7 @@ def test_silence_sends_comments_and_text_stops_them() -> None:
 
 def test_usage_comes_last_if_it_was_asked_for() -> None:
     wire = Wire()
-    sink, _ = sink_on(wire)
+    sink, _ = sink_on(wire, include_usage=True)
     sink.delta(Delta(0, "a", 1, "length"))
     sink.finish(Usage(3, 1, 2))
     *_, usage, done, rest = wire.sent.decode().split("\n\n")
@@ -126,6 +126,13 @@ def test_usage_comes_last_if_it_was_asked_for() -> None:
         "prompt_tokens_details": {"cached_tokens": 2},
     }
     assert (done, rest) == ("data: [DONE]", "")
+
+
+def test_the_string_that_ended_a_choice_is_kept() -> None:
+    whole = WholeSink(2, Meter(lambda: None))
+    whole.delta(Delta(0, "a", 1, "stop", stop="END"))
+    whole.delta(Delta(1, "a", 1, "stop"))
+    assert [choice.stop for choice in whole.choices()] == ["END", None]
 
 
 def test_cached_tokens_of_all_prompts_are_summed() -> None:

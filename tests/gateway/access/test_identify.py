@@ -4,7 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.access.identify import Identities, NoAuth, StaticKey, require_scope
+from gateway.access.identify import (
+    Headers,
+    Identities,
+    NoAuth,
+    StaticKey,
+    bearer_token,
+    require_scope,
+    with_key_header,
+)
 from gateway.access.principal import Principal, Scope
 from gateway.errors import ApiError, auth_unavailable, invalid_token
 
@@ -124,3 +132,27 @@ def test_a_token_of_no_kind() -> None:
     with pytest.raises(ApiError) as caught:
         Identities([Kind(b"")]).identify([])
     assert caught.value.code == "missing_api_key"
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ([(b"authorization", b"Bearer a")], b"a"),
+        ([(b"x-api-key", b"a")], b"a"),
+        ([(b"x-api-key", b"a"), (b"x-api-key", b"a")], b"a"),
+        ([(b"x-api-key", b"a"), (b"authorization", b"bearer a")], b"a"),
+        ([(b"x-api-key", b"a"), (b"authorization", b"Bearer b")], 400),
+        ([(b"x-api-key", b"a"), (b"x-api-key", b"b")], 400),
+        ([(b"x-api-key", b"a"), (b"authorization", b"Basic a")], 400),
+        ([(b"x-api-key", b"")], 401),
+        ([(b"x-api-key", b"a b")], 401),
+        ([], 401),
+    ],
+)
+def test_a_key_in_a_header_of_its_own(headers: Headers, expected: bytes | int) -> None:
+    if isinstance(expected, bytes):
+        assert bearer_token(with_key_header(headers, b"x-api-key")) == expected
+        return
+    with pytest.raises(ApiError) as caught:
+        bearer_token(with_key_header(headers, b"x-api-key"))
+    assert caught.value.status == expected
