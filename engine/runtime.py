@@ -19,6 +19,10 @@ from engine.processes import EngineProcesses, descendants
 from engine.pull import pull
 from engine.structured.judge import GrammarJudge, JudgeLimits
 from engine.types import (
+    AdapterHold,
+    AdapterInfo,
+    AdapterNotFound,
+    AdapterSpec,
     Constraint,
     Conversation,
     Delta,
@@ -270,6 +274,22 @@ class VllmEngine:
         prompts = self._serving(model).prompts
         return await asyncio.get_running_loop().run_in_executor(self._render, prompts.strings, token_ids)
 
+    def adapters(self) -> Sequence[AdapterInfo]:
+        """See :meth:`engine.types.Engine.adapters`."""
+        return ()
+
+    async def load_adapter(self, spec: AdapterSpec) -> AdapterInfo:
+        """See :meth:`engine.types.Engine.load_adapter`."""
+        raise AdapterNotFound(f"{spec.model} takes no adapters")
+
+    async def unload_adapter(self, model: str, name: str, *, drain: bool = False) -> None:  # noqa: ARG002
+        """See :meth:`engine.types.Engine.unload_adapter`."""
+        raise AdapterNotFound(f"{model} has no adapter {name}")
+
+    async def hold_adapter(self, model: str, name: str) -> AdapterHold:
+        """See :meth:`engine.types.Engine.hold_adapter`."""
+        raise AdapterNotFound(f"{model} has no adapter {name}")
+
     def check(self, request: GenerationRequest) -> None:
         """See :meth:`engine.types.Engine.check`."""
         self._serving(request.model).check(request)
@@ -277,6 +297,8 @@ class VllmEngine:
     async def run(self, request: GenerationRequest, sink: DeltaSink) -> None:
         """See :meth:`engine.types.Engine.run`."""
         core = self._serving(request.model)
+        if request.adapter is not None:
+            raise AdapterNotFound(f"{request.model} has no adapter {request.adapter}")
         self._running += 1
         self._idle.clear()
         try:

@@ -6,6 +6,10 @@ Exceptions a caller of the facade can see::
      ├── RequestRejected        the request itself can never succeed (names the field)
      │    ├── PromptTooLong     prompt + max_tokens do not fit the context (carries both numbers)
      │    └── UnknownToken      a token id that the model has no embedding for
+     ├── AdapterNotFound        the model has no adapter of that name
+     ├── AdapterRefused         files that no engine may be given (says what is wrong with them)
+     ├── AdapterInUse           requests run on it, and nobody asked to wait for them
+     ├── AdapterUnavailable     a known adapter that cannot be brought into the engine now
      ├── EngineOverloaded       queue bounds reached; retry later
      ├── EngineUnavailable      not started, dead, hung or restarting; retry later
      └── GenerationFailed       this one generation ended in an error inside the engine
@@ -63,6 +67,43 @@ class UnknownToken(RequestRejected):
         super().__init__(f"token id {token_id} is not in the vocabulary of {vocabulary} tokens")
         self.token_id = token_id
         self.vocabulary = vocabulary
+
+
+class AdapterNotFound(EngineError):
+    """The model has no adapter of that name, or takes none at all."""
+
+
+class AdapterRefused(EngineError):
+    """An adapter that must not, or can not, be loaded.
+
+    ``code``: ``unsafe_artifact`` for files that could hold code, ``invalid_adapter`` for all that does not fit.
+    """
+
+    def __init__(
+        self, message: str, *, code: Literal["unsafe_artifact", "invalid_adapter"] = "invalid_adapter"
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class AdapterInUse(EngineError):
+    """``running`` requests hold the adapter."""
+
+    def __init__(self, running: int) -> None:
+        super().__init__(f"{running} requests run on the adapter")
+        self.running = running
+
+
+class AdapterUnavailable(EngineError):
+    """A known adapter that cannot be brought into the engine now. ``retry_after`` in seconds.
+
+    ``broken``: its files do not load; trying again at once is of no use.
+    """
+
+    def __init__(self, message: str, *, retry_after: float, broken: bool = False) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        self.broken = broken
 
 
 class EngineOverloaded(EngineError):
@@ -170,13 +211,21 @@ class Constraint:
     param: str
 
 
+class AdapterHold(Protocol):
+    """Keeps one version of an adapter in the engine until it is released."""
+
+    def release(self) -> None:
+        """Let go. Idempotent."""
+
+
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """One generation of ``sampling.n`` choices. ``request_id`` is made by the gateway, never by a client.
 
     ``stream``: deltas as they come; otherwise exactly one final :class:`Delta` per choice. Of those that wait for the
     engine, the lowest ``priority`` is first; it fits an int64. Only requests of equal ``cache_salt`` share cached
-    prompts. ``parsing`` None: all output is content.
+    prompts. ``parsing`` None: all output is content. ``adapter``: its name among the model's; ``hold``, if there is
+    one, says which version, and the engine has it already.
     """
 
     request_id: str
@@ -188,6 +237,8 @@ class GenerationRequest:
     cache_salt: str | None = None
     constraint: Constraint | None = None
     parsing: Parsing | None = None
+    adapter: str | None = None
+    hold: AdapterHold | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,6 +331,7 @@ class ModelInfo:
     """A model that can be named in a request. ``created`` is Unix seconds, ``context_length`` tokens.
 
     ``images``: it takes them in messages. ``reasoning``: it thinks before it answers, and a parser takes that apart.
+    ``adapter``: the one that was named together with the model, by whoever resolved a name to both.
     """
 
     id: str
@@ -287,6 +339,41 @@ class ModelInfo:
     context_length: int
     images: bool = False
     reasoning: bool = False
+    adapter: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterSpec:
+    """An adapter to be served: ``path`` is a directory that holds it in PEFT's format.
+
+    ``sha256``: what its content must be (:attr:`AdapterInfo.sha256`), None for whatever is there. ``pinned``: it stays
+    in the engine.
+    """
+
+    model: str
+    name: str
+    path: str
+    sha256: str | None = None
+    pinned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterInfo:
+    """An adapter that may be named. ``sha256`` is of its content, and so its version; ``size`` is bytes of weights.
+
+    ``running`` counts the requests that hold it. ``broken``: why it cannot be loaded, for a minute after a try.
+    """
+
+    model: str
+    name: str
+    sha256: str
+    rank: int
+    size: int
+    created: int
+    state: Literal["cold", "loading", "resident", "broken"]
+    pinned: bool = False
+    running: int = 0
+    broken: str | None = None
 
 
 Role = Literal["system", "developer", "user", "assistant", "tool"]
@@ -377,6 +464,28 @@ class Engine(Protocol):
 
         ``run`` takes only what was judged here. Raises :class:`RequestRejected` with the ``code`` and ``param`` of the
         schema or tool at fault, :class:`EngineOverloaded` when too many wait to be judged.
+        """
+
+    def adapters(self) -> Sequence[AdapterInfo]:
+        """Every adapter that may be named, of every model."""
+
+    async def load_adapter(self, spec: AdapterSpec) -> AdapterInfo:
+        """Check the files, keep a private copy of them, and let requests name the adapter from now on.
+
+        Other content under a known name is a new version; requests that run end on theirs. Equal content changes only
+        ``pinned``. Raises :class:`AdapterRefused`, :class:`AdapterNotFound` for a model that takes none.
+        """
+
+    async def unload_adapter(self, model: str, name: str, *, drain: bool = False) -> None:
+        """Forget an adapter and free its place in the engine; ``drain``: when the requests on it have ended.
+
+        Raises :class:`AdapterNotFound`, :class:`AdapterInUse`.
+        """
+
+    async def hold_adapter(self, model: str, name: str) -> AdapterHold:
+        """Bring the adapter into the engine if it is not there, and keep it there: to be called before ``run``.
+
+        Raises :class:`AdapterNotFound`, :class:`AdapterUnavailable`, the latter also when a bounded wait was in vain.
         """
 
     def check(self, request: GenerationRequest) -> None:

@@ -21,6 +21,7 @@ from gateway.access.nudge import KeyNudges
 from gateway.access.secret import CACHE_SALT, KEYS, DeploymentSecret
 from gateway.access.service import KeyService
 from gateway.access.tokens import JwtIdentity, jwt_identity
+from gateway.adapters.catalog import AdapterCatalog
 from gateway.admission import Gate, GateLimits
 from gateway.admission.adaptive import AdaptiveBound
 from gateway.front import Front
@@ -75,6 +76,7 @@ def create_app(
     keys = _Keys(settings, store, gateway, metrics) if store is not None else None
     jwt = jwt_identity(settings.jwt, metrics) if settings.jwt else None
     limits = build_limits(settings, metrics)
+    adapters = AdapterCatalog()
     door = Door(
         identity(settings, jwt, keys.ring if keys is not None else None),
         FailedCredentials(settings.access.max_failures_per_minute),
@@ -83,6 +85,7 @@ def create_app(
     )
     pipeline = Pipeline(
         engine=engine,
+        adapters=adapters,
         door=door,
         gate=gate,
         limits=limits,

@@ -208,6 +208,16 @@ def from_engine(error: engine.EngineError, *, prompt_param: str, limit_param: st
             )
         case engine.RequestRejected():
             return invalid(str(error), code=error.code, param=error.param)
+        case engine.AdapterNotFound():
+            return model_not_found()
+        case engine.AdapterUnavailable():
+            return adapter_unavailable(error.retry_after, broken=error.broken)
+        case engine.AdapterInUse():
+            return adapter_in_use(error.running)
+        case engine.AdapterRefused():
+            return ApiError(
+                400 if error.code == "unsafe_artifact" else 422, str(error), code=error.code, param="source"
+            )
         case engine.EngineOverloaded():
             return ApiError(
                 503,
@@ -226,6 +236,29 @@ def from_engine(error: engine.EngineError, *, prompt_param: str, limit_param: st
             )
         case _:
             return ApiError(500, "The generation failed.", code="generation_failed", type=SERVER)
+
+
+def adapter_unavailable(retry_after: float, *, broken: bool = False) -> ApiError:
+    """The adapter is known, but not in the engine: 503. ``broken``: a retry by the client itself will not mend it."""
+    return ApiError(
+        503,
+        "The adapter cannot be loaded." if broken else "The adapter is not loaded yet. Try again later.",
+        code="adapter_unavailable",
+        param="model",
+        type=SERVER,
+        retry_after=retry_after,
+        headers={"x-should-retry": "false"} if broken else None,
+    )
+
+
+def adapter_in_use(running: int) -> ApiError:
+    """Requests run on an adapter that is to be removed: 409."""
+    return ApiError(
+        409,
+        f"{running} requests run on the adapter. Ask again later, or with drain=true.",
+        code="in_use",
+        param="name",
+    )
 
 
 def auth_unavailable(retry_after: float) -> ApiError:

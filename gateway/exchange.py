@@ -33,6 +33,7 @@ class Exchange:
         "_interruption",
         "_receive",
         "_task",
+        "adapter",
         "address",
         "error_code",
         "failed",
@@ -65,6 +66,7 @@ class Exchange:
         self.principal: Principal | None = None
         self.rate_headers: Sequence[tuple[bytes, bytes]] = ()
         self.model: str | None = None
+        self.adapter: str | None = None
         self.labels: Mapping[str, str] = {}
         self.life: Life | None = None
         self.tokens: tuple[int, int] = (0, 0)

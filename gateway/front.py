@@ -115,6 +115,7 @@ def _entry(exchange: Exchange, route: str, status: int, outcome: str, code: str 
         duration_ms=seconds * 1000,
         principal=exchange.principal.id if exchange.principal else None,
         model=exchange.model,
+        adapter=exchange.adapter,
         stream=exchange.streaming,
         prompt_tokens=exchange.tokens[0] if life else None,
         completion_tokens=exchange.tokens[1] if life else None,

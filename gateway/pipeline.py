@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, TypeVar
 
 from msgspec import structs
 
 from engine.types import (
+    AdapterHold,
     Constraint,
     Engine,
     EngineError,
@@ -25,8 +27,17 @@ from engine.types import (
 from gateway.access.door import Door
 from gateway.access.isolation import CacheSalts
 from gateway.access.principal import Principal
+from gateway.adapters.catalog import AdapterCatalog
 from gateway.admission import Gate, Slot, Ticket
-from gateway.errors import PERMISSION, SERVER, ApiError, from_engine, model_not_found, queue_timeout
+from gateway.errors import (
+    PERMISSION,
+    SERVER,
+    ApiError,
+    adapter_unavailable,
+    from_engine,
+    model_not_found,
+    queue_timeout,
+)
 from gateway.exchange import Exchange
 from gateway.guardian.check import Guard
 from gateway.limits.reserve import Demand, Lease, LimitClass, Limits
@@ -39,6 +50,8 @@ from gateway.usage.life import Life
 
 #: Bodies above this many bytes are decoded off the event loop.
 INLINE_BYTES = 32 * 1024
+#: When to ask again for an adapter that this process has yet to fetch.
+ADAPTER_RETRY_SECONDS = 5.0
 
 R = TypeVar("R")
 T = TypeVar("T", bound="Generation")
@@ -93,8 +106,8 @@ class Surface(Protocol, Generic[T]):
     def texts(self, request: T) -> Sequence[str]:
         """Everything in the request that a guard must see."""
 
-    async def prompts(self, request: T, engine: Engine) -> Sequence[Prompt]:
-        """The prompts as tokens."""
+    async def prompts(self, request: T, model: str, engine: Engine) -> Sequence[Prompt]:
+        """The prompts as tokens of ``model``, which is the id of what the request may call by other names."""
 
     def encoder(self, request: T, response_id: str, prompts: Sequence[Prompt]) -> Encoder:
         """The writer of this request's answer."""
@@ -102,9 +115,10 @@ class Surface(Protocol, Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Job(Generic[T]):
-    """A request that is ready for admission."""
+    """A request that is ready for admission. ``model`` is what the name in the ``request`` stands for."""
 
     request: T
+    model: ModelInfo
     response_id: str
     prompts: Sequence[Prompt]
     samplings: Sequence[Sampling]
@@ -112,6 +126,7 @@ class Job(Generic[T]):
     prompt_param: str
     cache_salt: str | None
     keep: Keep | None = None
+    hold: AdapterHold | None = None
 
     @property
     def prompt_tokens(self) -> int:
@@ -146,6 +161,7 @@ class Pipeline:
         self,
         *,
         engine: Engine,
+        adapters: AdapterCatalog,
         door: Door,
         gate: Gate,
         limits: Limits,
@@ -157,6 +173,7 @@ class Pipeline:
         decoder: Executor,
     ) -> None:
         self._engine = engine
+        self._adapters = adapters
         self._door = door
         self._gate = gate
         self._limits = limits
@@ -177,8 +194,15 @@ class Pipeline:
         return principal
 
     def visible(self, principal: Principal) -> list[ModelInfo]:
-        """The models that ``principal`` may know of."""
-        return [model for model in self._engine.models() if principal.may_use(model.id)]
+        """What ``principal`` may name: models, then their adapters by their full names."""
+        models = [model for model in self._engine.models() if principal.may_use(model.id)]
+        by_id = {model.id: model for model in models}
+        adapters = [
+            replace(by_id[each.model], id=each.id, created=each.created, adapter=each.name)
+            for each in self._adapters.all()
+            if each.model in by_id and each.open_to(principal)
+        ]
+        return models + adapters
 
     async def generate(self, exchange: Exchange, surface: Surface[T], keep: Keep | None = None) -> None:
         """One generation, from its headers to the settled account; ``keep`` is told of it before its last bytes."""
@@ -188,22 +212,23 @@ class Pipeline:
         deadline = exchange.received + exchange.deadline(self._policy.request_timeout)
         request = await self.read(exchange, surface.parse)
         model = self.resolve(request.model, principal)
-        exchange.model = model.id
+        exchange.model, exchange.adapter = model.id, model.adapter
         exchange.streaming = request.stream
         exchange.labels = request.labels()
         try:
             async with asyncio.timeout(deadline - time.monotonic()):
-                prompts = await self._render(surface, request)
+                prompts = await self._render(surface, request, model)
                 job = self._plan(surface, request, prompts, model, principal, exchange.life.request_id, keep)
                 lease = await self._reserve(exchange, principal, job)
                 try:
                     await self._guard_input(exchange, principal, surface, request)
-                    await self._constrain(surface, request)
-                    slot = await self._gate.enter(_ticket(job, principal, deadline))
-                    try:
-                        await self._admitted(exchange, exchange.life, principal, job, slot)
-                    finally:
-                        slot.leave(sum(exchange.tokens))
+                    await self._constrain(surface, request, model)
+                    async with self._holding_adapter(job) as job:
+                        slot = await self._gate.enter(_ticket(job, principal, deadline))
+                        try:
+                            await self._admitted(exchange, exchange.life, principal, job, slot)
+                        finally:
+                            slot.leave(sum(exchange.tokens))
                 finally:
                     # Nothing was used by a request that was not admitted.
                     lease.settle(sum(exchange.tokens))
@@ -231,17 +256,26 @@ class Pipeline:
         return await loop.run_in_executor(self._decoder, parse, body, self._policy.bounds)
 
     def resolve(self, name: str, principal: Principal) -> ModelInfo:
-        """The model of that name. Raises :class:`ApiError` 404 or 403 if there is none for ``principal``."""
-        for model in self._engine.models():
-            if model.id == name:
-                if principal.may_use(name):
-                    return model
-                raise model_not_found() if self._policy.hide_denied_models else _model_denied()
-        raise model_not_found()
+        """What ``name`` means to ``principal``: a model, or one with its ``adapter``; ids of models come first.
 
-    async def _render(self, surface: Surface[T], request: T) -> Sequence[Prompt]:
+        Raises :class:`ApiError` 404, the same for what does not exist and what must not be known of; 403 for a model
+        where the policy says so.
+        """
+        models = {model.id: model for model in self._engine.models()}
+        if (model := models.get(name)) is not None:
+            if principal.may_use(name):
+                return model
+            raise model_not_found() if self._policy.hide_denied_models else _model_denied()
+        adapter = self._adapters.named(name)
+        if adapter is None or not adapter.open_to(principal) or (model := models.get(adapter.model)) is None:
+            raise model_not_found()
+        if not adapter.ready:
+            raise adapter_unavailable(ADAPTER_RETRY_SECONDS)
+        return replace(model, adapter=adapter.name)
+
+    async def _render(self, surface: Surface[T], request: T, model: ModelInfo) -> Sequence[Prompt]:
         try:
-            return await surface.prompts(request, self._engine)
+            return await surface.prompts(request, model.id, self._engine)
         except EngineError as error:
             raise from_engine(error, prompt_param=surface.prompt_param) from error
 
@@ -264,7 +298,7 @@ class Pipeline:
             samplings = [_fit(sampling, len(prompt.token_ids), model.context_length, explicit) for prompt in prompts]
             encoder = surface.encoder(request, response_id, prompts)
             salt = self._salts.salt(principal.tenant) if self._salts else None
-            job = Job(request, response_id, prompts, samplings, encoder, surface.prompt_param, salt, keep)
+            job = Job(request, model, response_id, prompts, samplings, encoder, surface.prompt_param, salt, keep)
             for index in range(len(prompts)):
                 self._engine.check(_generation(job, index))
         except EngineError as error:
@@ -278,7 +312,7 @@ class Pipeline:
             principal=principal,
             address=exchange.address,
             limit_class=exchange.route.limit_class,
-            model=job.request.model if job else None,
+            model=job.model.id if job else None,
             tokens=job.prompt_tokens + job.max_tokens * job.choices if job else 0,
             prompt_param=job.prompt_param if job else None,
         )
@@ -290,14 +324,29 @@ class Pipeline:
         assert exchange.route is not None
         await self._guard.check_input(principal, exchange.route.guard, surface.texts(request))
 
-    async def _constrain(self, surface: Surface[T], request: T) -> None:
+    async def _constrain(self, surface: Surface[T], request: T, model: ModelInfo) -> None:
         constraint, parsing = request.constraint(), request.parsing()
         if constraint is None and (parsing is None or parsing.tools is None):
             return
         try:
-            await self._engine.constrain(request.model, constraint, parsing)
+            await self._engine.constrain(model.id, constraint, parsing)
         except EngineError as error:
             raise from_engine(error, prompt_param=surface.prompt_param) from error
+
+    @asynccontextmanager
+    async def _holding_adapter(self, job: Job[T]) -> AsyncIterator[Job[T]]:
+        """``job`` with its adapter in the engine: whoever waits for one that is cold takes no slot meanwhile."""
+        if job.model.adapter is None:
+            yield job
+            return
+        try:
+            hold = await self._engine.hold_adapter(job.model.id, job.model.adapter)
+        except EngineError as error:
+            raise from_engine(error, prompt_param=job.prompt_param) from error
+        try:
+            yield replace(job, hold=hold)
+        finally:
+            hold.release()
 
     # -- admitted: from here on the request is accounted for ------------------------------------------------------
 
@@ -309,8 +358,8 @@ class Pipeline:
             principal=principal.id,
             tenant=principal.tenant,
             route=exchange.route.path if exchange.route else "",
-            model=job.request.model,
-            adapter=None,
+            model=job.model.id,
+            adapter=job.model.adapter,
             prompt_tokens=job.prompt_tokens,
             max_tokens=job.max_tokens,
             n=job.choices,
@@ -327,7 +376,9 @@ class Pipeline:
             life.cached_tokens = meter.cached
             life.reasoning_tokens = meter.reasoning
             self._metrics.in_flight.dec()
-            self._metrics.request_settled(job.request.model, job.prompt_tokens, meter.tokens, meter.cached)
+            self._metrics.request_settled(
+                job.model.id, job.prompt_tokens, meter.tokens, meter.cached, job.model.adapter
+            )
             if completed:
                 self._paced(exchange, life, job, meter.tokens)
                 life.completed(completion_tokens=meter.tokens, finish_reasons=tuple(meter.finish_reasons))
@@ -345,7 +396,7 @@ class Pipeline:
             return
         assert exchange.route is not None
         seconds = time.monotonic() - life.first_token_at
-        self._metrics.stream_completed(exchange.route.path, job.request.model, seconds, tokens / job.choices - 1)
+        self._metrics.stream_completed(exchange.route.path, job.model.id, seconds, tokens / job.choices - 1)
 
     async def _run(self, exchange: Exchange, job: Job[Any], meter: Meter, priority: int) -> None:
         if not job.request.stream:
@@ -418,7 +469,7 @@ def _model_denied() -> ApiError:
 def _generation(job: Job[Any], index: int, priority: int = 0) -> GenerationRequest:
     return GenerationRequest(
         request_id=f"{job.response_id}-{index}",
-        model=job.request.model,
+        model=job.model.id,
         prompt=job.prompts[index],
         sampling=job.samplings[index],
         stream=job.request.stream,
@@ -426,6 +477,8 @@ def _generation(job: Job[Any], index: int, priority: int = 0) -> GenerationReque
         cache_salt=job.cache_salt,
         constraint=job.request.constraint(),
         parsing=job.request.parsing(),
+        adapter=job.model.adapter,
+        hold=job.hold,
     )
 
 

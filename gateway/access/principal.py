@@ -50,3 +50,7 @@ class Principal:
     def may_use(self, model: str) -> bool:
         """Whether this principal may know of ``model``."""
         return self.models is None or model in self.models
+
+    def may_use_adapter(self, adapter: str) -> bool:
+        """Whether this principal may know of ``adapter``, if it may of its model."""
+        return self.adapters is None or adapter in self.adapters

@@ -56,6 +56,7 @@ class AccessEntry(msgspec.Struct, frozen=True, gc=False):
     code: str | None = None
     labels: Mapping[str, str] | None = None
     tenant: str | None = None
+    adapter: str | None = None
 
 
 class LogEntry(msgspec.Struct, frozen=True):
@@ -214,6 +215,7 @@ class _AccessLine(msgspec.Struct):
     principal: str | None
     tenant: str | None
     model: str | None
+    adapter: str | None
     stream: bool
     prompt_tokens: int | None
     completion_tokens: int | None
@@ -277,6 +279,7 @@ def _access_line(entry: AccessEntry) -> _AccessLine:
         principal=_optional(entry.principal),
         tenant=_optional(entry.tenant),
         model=_optional(entry.model),
+        adapter=_optional(entry.adapter),
         stream=entry.stream,
         prompt_tokens=entry.prompt_tokens,
         completion_tokens=entry.completion_tokens,

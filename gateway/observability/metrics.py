@@ -17,6 +17,26 @@ _TTFT = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5, 10, 30)
 _INTER_TOKEN = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5)
 _TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 16_384, 65_536)
 _BOUND_CHILDREN = 512
+#: Adapters with series of their own; those that come later share one.
+MAX_ADAPTER_LABELS = 256
+OTHER = "other"
+
+
+class BoundedLabels:
+    """The first ``limit`` values are labels of their own, all later ones are ``other``."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._known: set[str] = set()
+
+    def __call__(self, value: str) -> str:
+        """The label for ``value``."""
+        if value in self._known:
+            return value
+        if len(self._known) >= self._limit:
+            return OTHER
+        self._known.add(value)
+        return value
 
 
 class Metrics:
@@ -118,6 +138,13 @@ class Metrics:
             "sluice_jwks_keys", "Keys of an issuer that tokens are verified with.", ["issuer"], registry=registry
         )
         self._jwt_refused = Counter("sluice_jwt_refusals", "JWTs refused, and why.", ["reason"], registry=registry)
+        self._adapter_requests = Counter(
+            "sluice_adapter_requests", "Settled requests of an adapter.", ["model", "adapter"], registry=registry
+        )
+        self._adapter_tokens = Counter(
+            "sluice_adapter_tokens", "Tokens of settled requests.", ["model", "adapter", "kind"], registry=registry
+        )
+        self._adapter_labels = BoundedLabels(MAX_ADAPTER_LABELS)
         self.audit_lost = Counter("sluice_audit_entries_lost", "Audit entries lost for good.", registry=registry)
         info = Gauge("sluice_build_info", "Version of this process.", ["version"], registry=registry)
         info.labels(metadata.version("sluice")).set(1)
@@ -130,6 +157,8 @@ class Metrics:
         self._bound_completion_size = lru_cache(_BOUND_CHILDREN)(self._completion_size.labels)
         self._bound_tokens = lru_cache(_BOUND_CHILDREN)(self._tokens.labels)
         self._bound_prompt_size = lru_cache(_BOUND_CHILDREN)(self._prompt_size.labels)
+        self._bound_adapter_requests = lru_cache(_BOUND_CHILDREN)(self._adapter_requests.labels)
+        self._bound_adapter_tokens = lru_cache(_BOUND_CHILDREN)(self._adapter_tokens.labels)
         self._bound_jwt_refused = lru_cache(_BOUND_CHILDREN)(self._jwt_refused.labels)
 
     def request_finished(self, route: str, status: int, outcome: str, code: str | None, seconds: float) -> None:
@@ -137,8 +166,18 @@ class Metrics:
         self._bound_requests(route, str(status), outcome, code or "").inc()
         self._bound_duration(route).observe(seconds)
 
-    def request_settled(self, model: str, prompt_tokens: int, completion_tokens: int, cached_tokens: int) -> None:
-        """Count the tokens of one admitted request, once. ``cached_tokens`` are among ``prompt_tokens``."""
+    def request_settled(
+        self, model: str, prompt_tokens: int, completion_tokens: int, cached_tokens: int, adapter: str | None = None
+    ) -> None:
+        """Count the tokens of one admitted request, once. ``cached_tokens`` are among ``prompt_tokens``.
+
+        ``adapter`` has series of its own beside those of its model.
+        """
+        if adapter is not None:
+            label = self._adapter_labels(adapter)
+            self._bound_adapter_requests(model, label).inc()
+            self._bound_adapter_tokens(model, label, "prompt").inc(prompt_tokens)
+            self._bound_adapter_tokens(model, label, "completion").inc(completion_tokens)
         self._bound_tokens(model, "prompt").inc(prompt_tokens)
         self._bound_tokens(model, "completion").inc(completion_tokens)
         self._bound_tokens(model, "cached").inc(cached_tokens)

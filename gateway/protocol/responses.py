@@ -199,6 +199,9 @@ class Model(_Answer):
     object: Literal["model"] = Field(description="Always `model`.")
     created: int = Field(description="Unix time in seconds.")
     owned_by: str = Field(description="Who owns the model.")
+    max_model_len: int = Field(ge=0, description="Its context, in tokens; 0 before it is loaded.")
+    parent: str | None = Field(None, description="Of an adapter: the model it belongs to.")
+    adapter: str | None = Field(None, description="Of an adapter: its plain name, which `model` may be as well.")
 
 
 class ModelList(_Answer):

@@ -33,9 +33,9 @@ class ChatSurface:
         """See :meth:`ChatCompletionRequest.texts`."""
         return request.texts()
 
-    async def prompts(self, request: ChatCompletionRequest, engine: Engine) -> Sequence[Prompt]:
+    async def prompts(self, request: ChatCompletionRequest, model: str, engine: Engine) -> Sequence[Prompt]:
         """One prompt: the rendered conversation."""
-        return [await engine.render_chat(request.model, request.conversation())]
+        return [await engine.render_chat(model, request.conversation())]
 
     def encoder(self, request: ChatCompletionRequest, response_id: str, prompts: Sequence[Prompt]) -> ChatEncoder:  # noqa: ARG002
         """See :class:`gateway.protocol.encode.ChatEncoder`."""

@@ -33,14 +33,14 @@ class CompletionSurface:
         """Every textual prompt."""
         return [prompt for prompt in request.prompts if isinstance(prompt, str)]
 
-    async def prompts(self, request: CompletionRequest, engine: Engine) -> Sequence[Prompt]:
+    async def prompts(self, request: CompletionRequest, model: str, engine: Engine) -> Sequence[Prompt]:
         """One prompt per entry, token ids as they are; their text only where it is echoed."""
-        return [await self._prompt(request, prompt, engine) for prompt in request.prompts]
+        return [await self._prompt(request, prompt, model, engine) for prompt in request.prompts]
 
-    async def _prompt(self, request: CompletionRequest, prompt: str | list[int], engine: Engine) -> Prompt:
+    async def _prompt(self, request: CompletionRequest, prompt: str | list[int], model: str, engine: Engine) -> Prompt:
         if isinstance(prompt, str):
-            return await engine.tokenize(request.model, prompt, keep_text=request.echo)
-        text = await engine.detokenize(request.model, prompt) if request.echo else None
+            return await engine.tokenize(model, prompt, keep_text=request.echo)
+        text = await engine.detokenize(model, prompt) if request.echo else None
         return Prompt(prompt, text)
 
     def encoder(self, request: CompletionRequest, response_id: str, prompts: Sequence[Prompt]) -> CompletionEncoder:

@@ -28,7 +28,7 @@ def routes(pipeline: Pipeline) -> list[Route]:
     async def get_model(exchange: Exchange) -> None:
         principal = await pipeline.enter(exchange)
         for model in pipeline.visible(principal):
-            if model.id == exchange.path_rest:
+            if exchange.path_rest in (model.id, model.adapter):
                 exchange.respond(200, orjson.dumps(_wire(model)))
                 return
         raise model_not_found()
@@ -45,10 +45,13 @@ def routes(pipeline: Pipeline) -> list[Route]:
 
 
 def _wire(model: ModelInfo) -> dict[str, Any]:
-    return {
+    wire = {
         "id": model.id,
         "object": "model",
         "created": model.created,
         "owned_by": "sluice",
         "max_model_len": model.context_length,
     }
+    if model.adapter is not None:
+        wire |= {"parent": model.id.removesuffix(f":{model.adapter}"), "adapter": model.adapter}
+    return wire

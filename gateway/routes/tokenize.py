@@ -32,9 +32,9 @@ def routes(pipeline: Pipeline, engine: Engine) -> list[Route]:
         principal = await pipeline.enter(exchange)
         request = await pipeline.read(exchange, parse_tokenize)
         model = pipeline.resolve(request.model, principal)
-        exchange.model = model.id
+        exchange.model, exchange.adapter = model.id, model.adapter
         try:
-            ids = (await _prompt(engine, request)).token_ids
+            ids = (await _prompt(engine, model.id, request)).token_ids
             strings = await engine.token_strings(model.id, ids) if request.return_token_strs else None
         except EngineError as error:
             raise from_engine(error, prompt_param="messages" if request.messages else "prompt") from error
@@ -45,7 +45,7 @@ def routes(pipeline: Pipeline, engine: Engine) -> list[Route]:
         principal = await pipeline.enter(exchange)
         request = await pipeline.read(exchange, parse_detokenize)
         model = pipeline.resolve(request.model, principal)
-        exchange.model = model.id
+        exchange.model, exchange.adapter = model.id, model.adapter
         try:
             text = await engine.detokenize(model.id, request.tokens)
         except EngineError as error:
@@ -79,7 +79,7 @@ def routes(pipeline: Pipeline, engine: Engine) -> list[Route]:
     ]
 
 
-async def _prompt(engine: Engine, request: TokenizeRequest) -> Prompt:
+async def _prompt(engine: Engine, model: str, request: TokenizeRequest) -> Prompt:
     if request.messages:
-        return await engine.render_chat(request.model, conversation_of(request.messages, request.tool_use()))
-    return await engine.tokenize(request.model, request.prompt or "", add_special_tokens=request.add_special_tokens)
+        return await engine.render_chat(model, conversation_of(request.messages, request.tool_use()))
+    return await engine.tokenize(model, request.prompt or "", add_special_tokens=request.add_special_tokens)

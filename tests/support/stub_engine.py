@@ -8,11 +8,17 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from hashlib import sha256 as sha256_of
 from typing import Literal
 
 from engine.pull import pull
 from engine.types import (
+    AdapterHold,
+    AdapterInfo,
+    AdapterInUse,
+    AdapterNotFound,
+    AdapterSpec,
     Constraint,
     Conversation,
     Delta,
@@ -116,6 +122,8 @@ class StubEngine:
         self._restart: asyncio.TimerHandle | None = None
         self._idle = asyncio.Event()
         self._idle.set()
+        self._adapters: dict[str, AdapterInfo] = {}
+        self._held: Counter[str] = Counter()
 
     # --- the facade --------------------------------------------------------------------------------------------
 
@@ -186,6 +194,27 @@ class StubEngine:
     async def constrain(self, model: str, constraint: Constraint | None, parsing: Parsing | None) -> None:
         self._check_model(model)
 
+    def adapters(self) -> Sequence[AdapterInfo]:
+        return [replace(info, running=self._held[name]) for name, info in self._adapters.items()]
+
+    async def load_adapter(self, spec: AdapterSpec) -> AdapterInfo:
+        self._check_model(spec.model)
+        sha256 = sha256_of(spec.path.encode()).hexdigest()
+        info = AdapterInfo(spec.model, spec.name, sha256, 8, 1024, 1_700_000_000, "resident", spec.pinned)
+        self._adapters[spec.name] = info
+        return info
+
+    async def unload_adapter(self, model: str, name: str, *, drain: bool = False) -> None:
+        self._check_adapter(model, name)
+        if not drain and self._held[name]:
+            raise AdapterInUse(self._held[name])
+        del self._adapters[name]
+
+    async def hold_adapter(self, model: str, name: str) -> AdapterHold:
+        self._check_adapter(model, name)
+        self._held[name] += 1
+        return _Hold(self._held, name)
+
     def check(self, request: GenerationRequest) -> None:
         self._check_model(request.model)
         _check_integers(request)
@@ -222,6 +251,7 @@ class StubEngine:
         left = [f"request_states still holds {request_id}" for request_id in self.request_states]
         left += [f"running still holds {request_id}" for request_id in self._running]
         left += [f"waiting still holds {each.request.request_id}" for each in self._waiting]
+        left += [f"adapter {name} is held" for name, count in self._held.items() if count]
         left += [f"{request_id} has no ending" for request_id, account in self.accounts.items() if not account.ending]
         return left
 
@@ -241,12 +271,19 @@ class StubEngine:
         if self.faults.render_seconds:
             await asyncio.sleep(self.faults.render_seconds)
 
+    def _check_adapter(self, model: str, name: str) -> None:
+        self._check_model(model)
+        if name not in self._adapters:
+            raise AdapterNotFound("no such adapter")
+
     def _check_model(self, model: str) -> None:
         if model != self.config.model:
             raise RequestRejected("no such model", param="model")
 
     def _admit(self, request: GenerationRequest, sink: DeltaSink) -> _Running:
         self.check(request)
+        if request.adapter is not None:
+            self._check_adapter(request.model, request.adapter)
         if self.phase is not Phase.READY:
             raise EngineUnavailable(f"the engine is {self.phase.value}")
         if self.faults.overload is not None or len(self._waiting) >= self.config.max_waiting:
@@ -315,6 +352,17 @@ class StubEngine:
             running = self._waiting.popleft()
             if not running.done.done():
                 self._running[running.request.request_id] = running
+
+
+class _Hold:
+    def __init__(self, held: Counter[str], name: str) -> None:
+        self._held = held
+        self._name: str | None = name
+
+    def release(self) -> None:
+        if self._name is not None:
+            self._held[self._name] -= 1
+            self._name = None
 
 
 class _Running:

@@ -71,8 +71,10 @@ class Speaker:
 
     __slots__ = ("_echo", "_left", "_state")
 
-    def __init__(self, prompt: Sequence[int], *, seed: int, index: int, length: int | None, eos: bool) -> None:
-        key = array("q", [*prompt, seed, index]).tobytes()
+    def __init__(
+        self, prompt: Sequence[int], *, seed: int, index: int, length: int | None, eos: bool, adapter: str | None = None
+    ) -> None:
+        key = array("q", [*prompt, seed, index]).tobytes() + (adapter or "").encode()
         self._state = int.from_bytes(blake2b(key, digest_size=8).digest(), "little")
         self._echo = list(reversed(_last_canary(prompt)))
         self._left = (24 + self._state % 64 if length is None else length) if eos else -1
@@ -118,6 +120,7 @@ class Choice:
             index=index,
             length=length,
             eos=not sampling.ignore_eos,
+            adapter=request.adapter,
         )
         self._limit = sampling.max_tokens
         self._stop = sampling.stop

@@ -95,6 +95,7 @@ def test_an_access_line_has_every_field(captured: Captured) -> None:
             "principal": "sk-abc",
             "tenant": "team-a",
             "model": "smol",
+            "adapter": None,
             "stream": True,
             "prompt_tokens": 3,
             "completion_tokens": 5,
