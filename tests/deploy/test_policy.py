@@ -25,7 +25,8 @@ def rendered(request: pytest.FixtureRequest, helm4: Helm) -> Rendered:
 
 
 def pods(rendered: Rendered) -> list[Object]:
-    return [rendered.pod, rendered.one("Pod")["spec"]]
+    beside = [item["spec"]["template"]["spec"] for item in rendered.all("StatefulSet")]
+    return [rendered.pod, rendered.one("Pod")["spec"], *beside]
 
 
 def test_pods_run_without_rights(rendered: Rendered) -> None:
@@ -110,7 +111,8 @@ def test_the_key_is_a_file_from_a_secret_and_nowhere_else(rendered: Rendered) ->
     assert item["path"] == file.name
     assert volume["secret"]["defaultMode"] & 0o007 == 0
     for secret in rendered.all("Secret"):
-        assert volume["secret"]["secretName"] == secret["metadata"]["name"]
+        if secret["metadata"]["name"] != volume["secret"]["secretName"]:
+            continue
         key = base64.b64decode(secret["data"][item["key"]]).decode()
         assert KEY.fullmatch(key)
     assert not KEY.search(str([item for item in rendered.objects if item["kind"] != "Secret"]))
@@ -118,13 +120,13 @@ def test_the_key_is_a_file_from_a_secret_and_nowhere_else(rendered: Rendered) ->
 
 
 def test_without_a_cluster_each_key_is_new(helm: Helm) -> None:
-    first, second = (helm.render().one("Secret")["data"]["api-key"] for _ in range(2))
+    first, second = (helm.render().one("Secret", "-api-key")["data"]["api-key"] for _ in range(2))
     assert first != second
 
 
 def test_an_existing_secret_is_used_and_none_is_made(helm4: Helm) -> None:
     rendered = render(helm4, "own secret")
-    assert rendered.all("Secret") == []
+    assert [secret["metadata"]["name"] for secret in rendered.all("Secret")] == ["demo-sluice-deployment"]
     (volume,) = (volume for volume in rendered.pod["volumes"] if volume["name"] == "api-key")
     assert volume["secret"]["secretName"] == "mine"
     assert volume["secret"]["items"] == [{"key": "token", "path": "api-key"}]
@@ -215,3 +217,64 @@ def test_replacing_a_pod_never_leaves_too_few_or_frees_the_gpu_first(helm4: Helm
     default, one_gpu = (render(helm4, name).one("Deployment")["spec"] for name in ("default", "values-one-gpu"))
     assert default["strategy"] == {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}
     assert one_gpu["strategy"] == {"type": "Recreate"}
+
+
+def test_what_replicas_share_are_files_from_secrets(helm4: Helm) -> None:
+    for scenario, paths in (("default", {"secret"}), ("cluster", {"secret", "redis-url", "database-url"})):
+        rendered = render(helm4, scenario)
+        (volume,) = (volume for volume in rendered.pod["volumes"] if volume["name"] == "shared")
+        sources = [source["secret"] for source in volume["projected"]["sources"]]
+        assert {item["path"] for source in sources for item in source["items"]} == paths
+        secrets = {secret["metadata"]["name"]: secret["data"] for secret in rendered.all("Secret")}
+        for source in sources:
+            for item in source["items"]:
+                assert base64.b64decode(secrets[source["name"]][item["key"]])
+    environment = rendered.environment
+    assert environment["SLUICE_SECRET_FILE"] == "/run/secrets/shared/secret"
+    assert environment["SLUICE_REDIS_URL_FILE"] == "/run/secrets/shared/redis-url"
+    assert environment["SLUICE_STORE__URL_FILE"] == "/run/secrets/shared/database-url"
+
+
+def test_the_charts_redis_and_database_take_the_passwords_that_sluice_is_given(helm4: Helm) -> None:
+    rendered = render(helm4, "cluster")
+    for name, part in (("redis", "redis.conf"), ("postgresql", "password")):
+        (secret,) = (item for item in rendered.all("Secret") if item["metadata"]["name"] == f"demo-sluice-{name}")
+        data = {key: base64.b64decode(value).decode() for key, value in secret["data"].items()}
+        assert re.search(rf":{data['password']}@demo-sluice-{name}:", data["url"])
+        assert data["password"] in data[part]
+        assert len(data["password"]) == 40
+        (service,) = (item for item in rendered.all("Service") if item["metadata"]["name"] == f"demo-sluice-{name}")
+        (server,) = (item for item in rendered.all("StatefulSet") if item["metadata"]["name"] == f"demo-sluice-{name}")
+        assert service["spec"]["selector"].items() <= server["spec"]["template"]["metadata"]["labels"].items()
+
+
+def test_each_replica_knows_how_many_may_share_its_limits(helm4: Helm) -> None:
+    assert sluice_yaml(render(helm4, "cluster"))["limits"]["replicas"] == 7
+    assert "limits" not in sluice_yaml(render(helm4, "default"))
+    mine = {"redis": {"enabled": True}, "replicaCount": 3, "config": {"limits": {"replicas": 9}}}
+    assert sluice_yaml(helm4.render(mine))["limits"]["replicas"] == 9
+
+
+@pytest.mark.parametrize(
+    ("values", "need_key"),
+    [
+        ({}, False),
+        ({"service": {"type": "LoadBalancer"}}, True),
+        ({"ingress": {"path": "/v1"}}, False),
+        ({"ingress": {"path": "/"}}, True),
+        ({"httpRoute": {"paths": ["/v1"]}}, False),
+        ({"httpRoute": {"paths": ["/v1", "/metrics"]}}, True),
+        ({"httpRoute": {"paths": ["/"]}, "config": {"metrics_need_key": False}}, False),
+    ],
+)
+def test_metrics_that_can_be_asked_from_outside_need_a_key(helm4: Helm, values: dict[str, Any], need_key: bool) -> None:
+    values = dict(values)
+    if path := values.get("ingress", {}).get("path"):
+        host = {"host": "a.example", "paths": [{"path": path, "pathType": "Prefix"}]}
+        values["ingress"] = {"enabled": True, "hosts": [host]}
+    if route := values.get("httpRoute"):
+        values["httpRoute"] = {**route, "enabled": True, "parentRefs": [{"name": "outer"}]}
+    rendered = helm4.render({**values, "metrics": {"serviceMonitor": {"enabled": True}}})
+    assert sluice_yaml(rendered).get("metrics_need_key", False) is need_key
+    (endpoint,) = rendered.one("ServiceMonitor")["spec"]["endpoints"]
+    assert ("authorization" in endpoint) is need_key

@@ -10,6 +10,8 @@ from tests.deploy.helm import CHART, Helm, Refused
 
 INGRESS = {"enabled": True, "hosts": [{"host": "a.example", "paths": [{"path": "/", "pathType": "Prefix"}]}]}
 
+ROUTE = {"enabled": True, "parentRefs": [{"name": "outer"}], "hostnames": ["a.example"]}
+
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"replicas": 2}, "replicas"),
     ({"image": {"repo": "x"}}, "repo"),
@@ -47,6 +49,16 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"securityContext": {"readOnlyRootFilesystem": False}}, "readOnlyRootFilesystem"),
     ({"securityContext": {"capabilities": {"drop": []}}}, "drop"),
     ({"securityContext": {"capabilities": {"add": ["SYS_ADMIN"]}}}, "add"),
+    ({"config": {"secret_file": "/x"}}, "config.secret_file"),
+    ({"config": {"redis_url_file": "/x"}}, "config.redis_url_file"),
+    ({"config": {"store": {"url_file": "/x"}}}, "config.store.url_file"),
+    ({"redis": {"enabled": True, "existingSecret": {"name": "mine"}}}, "redis.existingSecret"),
+    ({"postgresql": {"enabled": True, "existingSecret": {"name": "mine"}}}, "postgresql.existingSecret"),
+    ({"redis": {"password": "typed by hand"}}, "password"),
+    ({"keda": {"enabled": True}, "autoscaling": {"enabled": True}}, "keda.enabled"),
+    ({"keda": {"enabled": True, "minReplicas": 5, "maxReplicas": 2}}, "keda.minReplicas"),
+    ({"httpRoute": {"enabled": True}}, "parentRefs"),
+    ({"config": {"allowed_hosts": ["b.example"]}, "httpRoute": ROUTE}, "a.example is not in config.allowed_hosts"),
     ({"autoscaling": {"enabled": True, "minReplicas": 5, "maxReplicas": 2}}, "minReplicas"),
 ]
 
