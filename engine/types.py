@@ -24,8 +24,9 @@ from typing import Literal, Protocol
 
 import msgspec
 
-#: ``tool_calls``: the choice ended by itself, and called at least one tool.
-FinishReason = Literal["stop", "length", "tool_calls"]
+#: ``tool_calls``: the choice ended by itself, and called at least one tool. ``content_filter``: a guard cut it short,
+#: which is never the engine's own doing.
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
 
 class EngineError(Exception):

@@ -25,7 +25,9 @@ from gateway.adapters.catalog import AdapterCatalog
 from gateway.admission import Gate, GateLimits
 from gateway.admission.adaptive import AdaptiveBound
 from gateway.front import Front
+from gateway.guardian.build import build_guardian
 from gateway.guardian.check import Unguarded
+from gateway.guardian.guardian import Guardian
 from gateway.http.bounds import HttpBounds
 from gateway.http.server import HttpServer
 from gateway.lifecycle import Gateway, Service
@@ -41,6 +43,7 @@ from gateway.protocol.sampling import RequestBounds
 from gateway.routes import admin_keys, admin_usage, chat, completions, models, system, tokenize
 from gateway.routing import Route, RouteTable
 from gateway.settings import Settings, SettingsError
+from gateway.store.audit import AuditEntry
 from gateway.store.keys import KeyRepository
 from gateway.store.opened import Store
 from gateway.usage.ledger import Ledger
@@ -83,13 +86,16 @@ def create_app(
         settings.access.trusted_proxies,
         DenialAudit(store.audit.record) if store is not None else unobserved,
     )
+    guardian = build_guardian(
+        settings.guard, engine, metrics, store.audit.record if store is not None else unaudited, worker
+    )
     pipeline = Pipeline(
         engine=engine,
         adapters=adapters,
         door=door,
         gate=gate,
         limits=limits,
-        guard=Unguarded(),
+        guard=guardian or Unguarded(),
         salts=_salts(settings, secret),
         ledger=ObservedLedger(ledger, _count_for_tenants(settings, metrics)),
         metrics=metrics,
@@ -114,7 +120,7 @@ def create_app(
     )
     front = Front(table, door, access_log, metrics)
     server = HttpServer(front, http_bounds(settings), on_reject=metrics.front_rejected)
-    gateway.attach(pipeline, front, server, _services(keys, jwt, limits))
+    gateway.attach(pipeline, front, server, _services(keys, jwt, limits, guardian))
     return gateway
 
 
@@ -128,8 +134,14 @@ def _count_for_tenants(settings: Settings, metrics: Metrics) -> Callable[[Settle
     return settled
 
 
-def _services(keys: _Keys | None, jwt: JwtIdentity | None, limits: RateLimits) -> list[Service]:
-    services: list[Service] = [limits]
+def unaudited(entry: AuditEntry) -> None:
+    """Where there is no store there is no audit log."""
+
+
+def _services(
+    keys: _Keys | None, jwt: JwtIdentity | None, limits: RateLimits, guardian: Guardian | None
+) -> list[Service]:
+    services: list[Service] = [limits, *([] if guardian is None else [guardian])]
     if keys is not None:
         services.append(keys.service)
     if jwt is not None:

@@ -25,13 +25,22 @@ PERMISSION: Final = "permission_error"
 SERVER: Final = "server_error"
 
 
-class ErrorBody(msgspec.Struct, frozen=True):
-    """The value of ``error`` on the wire."""
+class ErrorVerdict(msgspec.Struct, frozen=True):
+    """One verdict of the guard. ``confidence`` is of the verdict, in 0 to 1."""
+
+    risk: str
+    unsafe: bool
+    confidence: float
+
+
+class ErrorBody(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The value of ``error`` on the wire. ``verdicts``: of a guard that blocked."""
 
     message: str
     type: str
     param: str | None
     code: str | None
+    verdicts: tuple[ErrorVerdict, ...] | None = None
 
 
 class _Envelope(msgspec.Struct, frozen=True):
@@ -64,10 +73,11 @@ class ApiError(Exception):
         retry_after: float | None = None,
         close: bool = False,
         headers: Mapping[str, str] | None = None,
+        verdicts: tuple[ErrorVerdict, ...] | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
-        self.body = ErrorBody(message=clip(message), type=type, param=param, code=code)
+        self.body = ErrorBody(message=clip(message), type=type, param=param, code=code, verdicts=verdicts)
         self.retry_after = retry_after
         self.close = close
         self.extra_headers = dict(headers or {})
@@ -324,4 +334,27 @@ def token_expired() -> ApiError:
         headers={
             "www-authenticate": 'Bearer realm="sluice", error="invalid_token", error_description="The token expired"'
         },
+    )
+
+
+def content_policy_violation(verdicts: tuple[ErrorVerdict, ...], *, param: str | None) -> ApiError:
+    """The guard does not let it through: 400 with what it found."""
+    risks = ", ".join(dict.fromkeys(verdict.risk for verdict in verdicts))
+    return ApiError(
+        400,
+        f"The content was blocked by this server's guard ({risks}).",
+        code="content_policy_violation",
+        param=param,
+        verdicts=verdicts,
+    )
+
+
+def guardian_unavailable(retry_after: float = 2.0) -> ApiError:
+    """The guard cannot say whether it is safe, and the policy is to let nothing unchecked through: 503."""
+    return ApiError(
+        503,
+        "The guard is not available right now. Try again later.",
+        code="guardian_unavailable",
+        type=SERVER,
+        retry_after=retry_after,
     )

@@ -8,13 +8,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Generic, Protocol, TypeVar
+from functools import partial
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from msgspec import structs
 
 from engine.types import (
     AdapterHold,
     Constraint,
+    DeltaSink,
     Engine,
     EngineError,
     GenerationRequest,
@@ -39,7 +41,7 @@ from gateway.errors import (
     queue_timeout,
 )
 from gateway.exchange import Exchange
-from gateway.guardian.check import Guard
+from gateway.guardian.check import Guard, Outlet, Passages, Subject, Watch
 from gateway.limits.reserve import Demand, Lease, LimitClass, Limits
 from gateway.observability.metrics import Metrics
 from gateway.protocol.encode import Choice, Encoder, Usage, new_id
@@ -50,6 +52,8 @@ from gateway.usage.life import Life
 
 #: Bodies above this many bytes are decoded off the event loop.
 INLINE_BYTES = 32 * 1024
+#: Says that the guard flagged something which its policy lets through.
+FLAGGED: Final = (b"x-guardian-flagged", b"true")
 #: When to ask again for an adapter that this process has yet to fetch.
 ADAPTER_RETRY_SECONDS = 5.0
 
@@ -103,8 +107,8 @@ class Surface(Protocol, Generic[T]):
     def parse(self, body: bytes, bounds: RequestBounds) -> T:
         """The checked request. Raises :class:`ApiError` 400."""
 
-    def texts(self, request: T) -> Sequence[str]:
-        """Everything in the request that a guard must see."""
+    def texts(self, request: T) -> Passages:
+        """Everything in the request that a guard must see: all that the model would read, and who wrote it."""
 
     async def prompts(self, request: T, model: str, engine: Engine) -> Sequence[Prompt]:
         """The prompts as tokens of ``model``, which is the id of what the request may call by other names."""
@@ -215,20 +219,22 @@ class Pipeline:
         exchange.model, exchange.adapter = model.id, model.adapter
         exchange.streaming = request.stream
         exchange.labels = request.labels()
+        watch = self._guard.watch(_subject(exchange, principal, model, surface.prompt_param))
         try:
             async with asyncio.timeout(deadline - time.monotonic()):
+                request = await watch.screen(request, surface.texts)
                 prompts = await self._render(surface, request, model)
                 job = self._plan(surface, request, prompts, model, principal, exchange.life.request_id, keep)
                 lease = await self._reserve(exchange, principal, job)
                 try:
-                    await self._guard_input(exchange, principal, surface, request)
-                    await self._constrain(surface, request, model)
-                    async with self._holding_adapter(job) as job:
-                        slot = await self._gate.enter(_ticket(job, principal, deadline))
-                        try:
-                            await self._admitted(exchange, exchange.life, principal, job, slot)
-                        finally:
-                            slot.leave(sum(exchange.tokens))
+                    async with watch.over(partial(surface.texts, request)):
+                        await self._constrain(surface, request, model)
+                        async with self._holding_adapter(job) as job:
+                            slot = await self._gate.enter(_ticket(job, principal, deadline))
+                            try:
+                                await self._admitted(exchange, exchange.life, principal, job, slot, watch)
+                            finally:
+                                slot.leave(sum(exchange.tokens))
                 finally:
                     # Nothing was used by a request that was not admitted.
                     lease.settle(sum(exchange.tokens))
@@ -320,10 +326,6 @@ class Pipeline:
         exchange.rate_headers = lease.headers
         return lease
 
-    async def _guard_input(self, exchange: Exchange, principal: Principal, surface: Surface[T], request: T) -> None:
-        assert exchange.route is not None
-        await self._guard.check_input(principal, exchange.route.guard, surface.texts(request))
-
     async def _constrain(self, surface: Surface[T], request: T, model: ModelInfo) -> None:
         constraint, parsing = request.constraint(), request.parsing()
         if constraint is None and (parsing is None or parsing.tools is None):
@@ -350,7 +352,9 @@ class Pipeline:
 
     # -- admitted: from here on the request is accounted for ------------------------------------------------------
 
-    async def _admitted(self, exchange: Exchange, life: Life, principal: Principal, job: Job[Any], slot: Slot) -> None:
+    async def _admitted(
+        self, exchange: Exchange, life: Life, principal: Principal, job: Job[Any], slot: Slot, watch: Watch
+    ) -> None:
         meter = Meter(lambda: self._first_token(exchange, life, slot))
         completed = False
         self._metrics.in_flight.inc()
@@ -367,7 +371,7 @@ class Pipeline:
         )
         try:
             life.dispatched()
-            await self._run(exchange, job, meter, slot.priority)
+            await self._run(exchange, job, meter, slot.priority, watch)
             completed = True
         except EngineError as error:
             raise from_engine(error, prompt_param=job.prompt_param) from error
@@ -398,20 +402,23 @@ class Pipeline:
         seconds = time.monotonic() - life.first_token_at
         self._metrics.stream_completed(exchange.route.path, job.model.id, seconds, tokens / job.choices - 1)
 
-    async def _run(self, exchange: Exchange, job: Job[Any], meter: Meter, priority: int) -> None:
+    async def _run(self, exchange: Exchange, job: Job[Any], meter: Meter, priority: int, watch: Watch) -> None:
         if not job.request.stream:
             whole = WholeSink(job.choices, meter)
-            await self._run_prompts(job, whole, priority)
+            guarded = watch.sink(Outlet(whole, meter, job.choices, job.max_tokens))
+            await watch.run(self._run_prompts(job, guarded, priority, stream=watch.streams))
+            _annotate(exchange, watch)
             choices, usage = whole.choices(), _usage(job, meter)
             if job.keep is not None:
                 await job.keep(choices, usage)
             exchange.respond(200, job.encoder.whole(choices, usage))
             return
         exchange.failed = job.encoder.failed
-        sink = StreamSink(exchange.stream, job.encoder, meter, exchange.begin_stream)
+        sink = StreamSink(exchange.stream, job.encoder, meter, partial(_begin_stream, exchange, watch))
+        guarded = watch.sink(Outlet(sink, meter, job.choices, job.max_tokens))
         self.streams.add(sink)
         try:
-            await self._run_prompts(job, sink, priority)
+            await watch.run(self._run_prompts(job, guarded, priority, stream=True))
         finally:
             self.streams.discard(sink)
         if job.keep is not None:
@@ -419,11 +426,11 @@ class Pipeline:
             await job.keep((), _usage(job, meter))
         sink.finish(_usage(job, meter))
 
-    async def _run_prompts(self, job: Job[Any], sink: StreamSink | WholeSink, priority: int) -> None:
+    async def _run_prompts(self, job: Job[Any], sink: DeltaSink, priority: int, *, stream: bool) -> None:
         if len(job.prompts) == 1:
-            await self._engine.run(_generation(job, 0, priority), sink)
+            await self._engine.run(_generation(job, 0, priority, stream=stream), sink)
             return
-        generations = [_generation(job, index, priority) for index in range(len(job.prompts))]
+        generations = [_generation(job, index, priority, stream=stream) for index in range(len(job.prompts))]
         n = job.request.n
         await _all([self._engine.run(each, OffsetSink(sink, i * n)) for i, each in enumerate(generations)])
 
@@ -466,13 +473,39 @@ def _model_denied() -> ApiError:
     return ApiError(403, "This key may not use that model.", code="model_not_allowed", param="model", type=PERMISSION)
 
 
-def _generation(job: Job[Any], index: int, priority: int = 0) -> GenerationRequest:
+def _subject(exchange: Exchange, principal: Principal, model: ModelInfo, param: str) -> Subject:
+    route = exchange.route
+    assert route is not None
+    return Subject(
+        principal,
+        route.path,
+        route.guard,
+        model.id,
+        param,
+        exchange.request_id,
+        exchange.address,
+        model.adapter,
+    )
+
+
+def _annotate(exchange: Exchange, watch: Watch) -> None:
+    if watch.flagged:
+        exchange.rate_headers = [*exchange.rate_headers, FLAGGED]
+
+
+def _begin_stream(exchange: Exchange, watch: Watch) -> None:
+    if not exchange.started:
+        _annotate(exchange, watch)
+        exchange.begin_stream()
+
+
+def _generation(job: Job[Any], index: int, priority: int = 0, *, stream: bool = False) -> GenerationRequest:
     return GenerationRequest(
         request_id=f"{job.response_id}-{index}",
         model=job.model.id,
         prompt=job.prompts[index],
         sampling=job.samplings[index],
-        stream=job.request.stream,
+        stream=stream,
         priority=priority,
         cache_salt=job.cache_salt,
         constraint=job.request.constraint(),

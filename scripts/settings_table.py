@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import get_args, get_origin
+from typing import Annotated, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
@@ -21,6 +21,9 @@ def rows(model: type[BaseModel], prefix: str = "") -> list[str]:
         if section is None or suffix:
             default = "" if field.default in (None, PydanticUndefined) else f"`{field.default}`"
             plain.append(f"| `{prefix}{name}` | {default} | {field.description} |")
+        for kind, each in _kinds(field.annotation):
+            heading = f"## `{path}[]`, `kind: {kind}`"
+            sections += ["", heading, "", each.__doc__ or "", "", *HEAD, *rows(each, f"{path}[].")]
     return plain + sections
 
 
@@ -32,6 +35,15 @@ def _section(kind: object) -> tuple[type[BaseModel] | None, str]:
     if inner and isinstance(inner[-1], type) and issubclass(inner[-1], BaseModel):
         return inner[-1], "[]" if get_origin(kind) is list else ".NAME"
     return None, ""
+
+
+def _kinds(annotation: object) -> list[tuple[str, type[BaseModel]]]:
+    """The sections among which each entry of a list chooses by its ``kind``."""
+    if get_origin(annotation) is not list:
+        return []
+    entry = get_args(annotation)[0]
+    members = get_args(get_args(entry)[0]) if get_origin(entry) is Annotated else ()
+    return [(get_args(each.model_fields["kind"].annotation)[0], each) for each in members]
 
 
 HEAD = ["| setting | default | meaning |", "| --- | --- | --- |"]

@@ -8,6 +8,7 @@ from typing import Annotated, Final, Literal, cast
 from pydantic import BaseModel, ConfigDict, FailFast, Field, PlainValidator, ValidationError
 
 from engine.types import ChatMessage, Constraint, Conversation, Parsing, ReasoningEffort, ToolUse
+from gateway.guardian.check import Passage, Passages, Source
 from gateway.protocol import refused, strictjson
 from gateway.protocol.sampling import (
     INT64_MAX,
@@ -44,6 +45,13 @@ from gateway.protocol.validation import (
 )
 
 MAX_PARTS: Final = 1024
+_SOURCES: Final[Mapping[str, Source]] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "tool": "tool",
+}
 
 
 class TextPart(BaseModel):
@@ -141,14 +149,12 @@ class Message(BaseModel):
         calls = made_calls(self.tool_calls)
         return ChatMessage(self.role, self.content or "", self.name, calls, self.tool_call_id, self.thought)
 
-    def texts(self) -> list[str]:
+    def texts(self) -> list[Passage]:
         """Every text in it that the model would read."""
-        arguments = [call.function.arguments for call in self.tool_calls]
-        return [
-            *([] if self.content is None else [self.content]),
-            *arguments,
-            *([self.thought] if self.thought else []),
-        ]
+        source = _SOURCES[self.role]
+        calls = [text for call in self.tool_calls for text in (call.function.name, call.function.arguments)]
+        texts = (self.content, self.name, *calls, self.thought)
+        return [Passage(text, source) for text in texts if text]
 
 
 class ChatCompletionRequest(GenerationFields):
@@ -223,10 +229,11 @@ class ChatCompletionRequest(GenerationFields):
         """See :meth:`GenerationFields.parsing`: whether the model reasons is the engine's to know."""
         return Parsing(self.tool_use(), reasoning=True)
 
-    def texts(self) -> Sequence[str]:
+    def texts(self) -> Passages:
         """Everything that the model would read: messages, earlier calls, results, and the tools' own words."""
         use = self.tool_use()
-        return [*(text for message in self.messages for text in message.texts()), *told_of(use.tools if use else ())]
+        tools = [Passage(text, "tools") for text in told_of(use.tools if use else ())]
+        return [*(text for message in self.messages for text in message.texts()), *tools]
 
 
 def conversation_of(

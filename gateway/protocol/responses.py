@@ -93,7 +93,7 @@ class ChatChoice(_Answer):
     index: int = Field(ge=0, description="Its place among the choices.")
     message: AssistantMessage = Field(description="What the model said.")
     logprobs: ChoiceLogprobs | None = Field(description="Null unless asked for.")
-    finish_reason: Literal["stop", "length", "tool_calls"] = Field(
+    finish_reason: Literal["stop", "length", "tool_calls", "content_filter"] = Field(
         description="`stop`: the model or a stop string ended it; `length`: max_tokens or the context did; "
         "`tool_calls`: it ended with calls."
     )
@@ -143,7 +143,9 @@ class ChatChunkChoice(_Answer):
     index: int = Field(ge=0, description="Its place among the choices.")
     delta: ChatDelta = Field(description="What it gained.")
     logprobs: ChoiceLogprobs | None = Field(None, description="Null unless asked for.")
-    finish_reason: Literal["stop", "length", "tool_calls"] | None = Field(description="Set in the choice's last chunk.")
+    finish_reason: Literal["stop", "length", "tool_calls", "content_filter"] | None = Field(
+        description="Set in the choice's last chunk."
+    )
 
 
 class ChatCompletionChunk(_Answer):
@@ -174,7 +176,7 @@ class CompletionChoice(_Answer):
     index: int = Field(ge=0, description="Prompt by prompt: the choices of the first prompt come first.")
     text: str = Field(description="The text, or the text to append.")
     logprobs: CompletionLogprobs | None = Field(description="Null unless asked for.")
-    finish_reason: Literal["stop", "length"] | None = Field(
+    finish_reason: Literal["stop", "length", "content_filter"] | None = Field(
         description="`stop` or `length`; null in stream events before a choice's last."
     )
 
@@ -211,6 +213,14 @@ class ModelList(_Answer):
     data: list[Model] = Field(description="The models.")
 
 
+class ErrorVerdict(_Answer):
+    """What the guard thinks of one risk."""
+
+    risk: str = Field(description="The risk's name.")
+    unsafe: bool = Field(description="Whether it was flagged.")
+    confidence: float = Field(ge=0, le=1, description="How sure the guard is.")
+
+
 class ErrorDetail(_Answer):
     """What went wrong."""
 
@@ -218,6 +228,9 @@ class ErrorDetail(_Answer):
     type: str = Field(description="The class of the error, such as `invalid_request_error`.")
     param: str | None = Field(description="The field at fault, as in `messages[2].content`.")
     code: str | None = Field(description="For a program, such as `context_length_exceeded`.")
+    verdicts: list[ErrorVerdict] | None = Field(
+        None, description="With `content_policy_violation`: what the guard flagged."
+    )
 
 
 class ErrorEnvelope(_Answer):

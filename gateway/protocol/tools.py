@@ -238,8 +238,8 @@ def use_of(tools: tuple[Tool, ...], choice: ToolChoice | None, parallel: bool | 
 
 
 def told_of(tools: Sequence[Tool]) -> list[str]:
-    """What the model would read of ``tools`` besides their names."""
-    return [orjson.dumps([tool.description, tool.parameters]).decode() for tool in tools]
+    """What the model would read of ``tools``."""
+    return [orjson.dumps([tool.name, tool.description, tool.parameters]).decode() for tool in tools]
 
 
 def made_calls(calls: Sequence[MessageToolCall]) -> tuple[ToolCall, ...]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from engine.types import Engine, Prompt
 from gateway.access.principal import Scope
 from gateway.exchange import Exchange
-from gateway.guardian.check import GuardPolicy
+from gateway.guardian.check import GuardPolicy, Passages
 from gateway.limits.reserve import LimitClass
 from gateway.pipeline import Pipeline
 from gateway.protocol.chat import ChatCompletionRequest, parse_chat
@@ -29,7 +29,7 @@ class ChatSurface:
         """See :func:`gateway.protocol.chat.parse_chat`."""
         return parse_chat(body, bounds)
 
-    def texts(self, request: ChatCompletionRequest) -> Sequence[str]:
+    def texts(self, request: ChatCompletionRequest) -> Passages:
         """See :meth:`ChatCompletionRequest.texts`."""
         return request.texts()
 

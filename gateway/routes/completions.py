@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from engine.types import Engine, Prompt
 from gateway.access.principal import Scope
 from gateway.exchange import Exchange
-from gateway.guardian.check import GuardPolicy
+from gateway.guardian.check import GuardPolicy, Passage, Passages, TokenPassage
 from gateway.limits.reserve import LimitClass
 from gateway.pipeline import Pipeline
 from gateway.protocol.completions import CompletionRequest, parse_completion
@@ -29,9 +29,11 @@ class CompletionSurface:
         """See :func:`gateway.protocol.completions.parse_completion`."""
         return parse_completion(body, bounds)
 
-    def texts(self, request: CompletionRequest) -> Sequence[str]:
-        """Every textual prompt."""
-        return [prompt for prompt in request.prompts if isinstance(prompt, str)]
+    def texts(self, request: CompletionRequest) -> Passages:
+        """Every prompt, also those that came as token ids."""
+        return [
+            Passage(prompt, "user") if isinstance(prompt, str) else TokenPassage(prompt) for prompt in request.prompts
+        ]
 
     async def prompts(self, request: CompletionRequest, model: str, engine: Engine) -> Sequence[Prompt]:
         """One prompt per entry, token ids as they are; their text only where it is echoed."""

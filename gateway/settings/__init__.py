@@ -2,6 +2,7 @@
 
 from gateway.settings.access import AccessSettings, JwtSettings
 from gateway.settings.accounts import CacheSettings, LedgerSettings, PriceSettings, StoreSettings, UsageSettings
+from gateway.settings.guard import GuardSettings
 from gateway.settings.http import HttpSettings
 from gateway.settings.limits import (
     AdaptiveSettings,
@@ -23,6 +24,7 @@ __all__ = [
     "AddressLimitSettings",
     "AdmissionSettings",
     "CacheSettings",
+    "GuardSettings",
     "HttpSettings",
     "JwtSettings",
     "LedgerSettings",

@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 
 from gateway.settings.access import AccessSettings, JwtSettings
 from gateway.settings.accounts import CacheSettings, LedgerSettings, StoreSettings, UsageSettings
+from gateway.settings.guard import GuardSettings
 from gateway.settings.http import HttpSettings
 from gateway.settings.limits import AdmissionSettings, LimitSettings
 from gateway.settings.logs import LogSettings
@@ -76,6 +77,7 @@ class Settings(BaseSettings):
     ledger: LedgerSettings = LedgerSettings()
     usage: UsageSettings = UsageSettings()
     cache: CacheSettings = CacheSettings()
+    guard: GuardSettings = GuardSettings()
     engine: dict[str, Any] = Field({}, description="vLLM's engine arguments by their own names.")
     tool_parser: str = Field(
         "auto",

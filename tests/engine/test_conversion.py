@@ -59,7 +59,7 @@ class Reference:
     """llama.cpp's "smollm", written down as plainly as can be: split off numbers, split as GPT-2, merge by rank."""
 
     def __init__(self) -> None:
-        import regex  # type: ignore[import-untyped]
+        import regex
         from gguf import GGUFReader
 
         fields = GGUFReader(samples._packaged_file(samples.SMOLLM2, samples.SMOLLM2.sources[0])).fields

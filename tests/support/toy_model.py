@@ -19,7 +19,7 @@ from engine.types import (
 
 EOS = 256
 END_OF_TURN = 257
-ROLES = {"system": 258, "developer": 259, "user": 260, "assistant": 261}
+ROLES = {"system": 258, "developer": 259, "user": 260, "assistant": 261, "tool": 260}
 _FIRST_WORD = 262
 # Words that an encoder can get wrong: quotes, backslashes, line ends, other scripts, outside the BMP, SSE syntax.
 _PLAIN = " the of and to in is that it was for on are as with his they at be this from have or by one had not but"

@@ -32,9 +32,9 @@ def resolved(schema: Schema, definitions: dict[str, Schema]) -> Schema:
     return resolved(branches[0], definitions) if branches else schema
 
 
-#: OpenAI has no names for what other models think aloud, nor for contexts and adapters of models; these are what vLLM
-#: and its clients use.
-BEYOND_OPENAI = {"reasoning_content", "reasoning", "max_model_len", "parent", "adapter"}
+#: OpenAI has no names for what other models think aloud, nor for contexts and adapters of models (these are what vLLM
+#: and its clients use), nor for what a guard says of a blocked request.
+BEYOND_OPENAI = {"reasoning_content", "reasoning", "max_model_len", "parent", "adapter", "verdicts"}
 
 
 def assert_agrees(ours: Schema, theirs: Schema, definitions: dict[str, Schema], at: str) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from engine.types import ChatMessage, Tool, ToolCall, ToolUse
 from gateway.errors import ApiError
+from gateway.guardian.check import Passage
 from gateway.protocol.chat import ChatCompletionRequest, parse_chat
 from gateway.protocol.sampling import RequestBounds
 
@@ -194,8 +195,10 @@ def test_a_guard_sees_every_text() -> None:
         ],
         tools=[tool(description="secret4", parameters={"type": "object", "title": "secret5"})],
     )
-    seen = " ".join(request.texts())
+    passages = [passage for passage in request.texts() if isinstance(passage, Passage)]
+    seen = " ".join(passage.text for passage in passages)
     assert all(f"secret{index}" in seen for index in range(1, 6))
+    assert {passage.source for passage in passages} == {"user", "assistant", "tool", "tools"}
 
 
 def test_the_most_that_is_allowed() -> None:

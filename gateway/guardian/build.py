@@ -1,0 +1,63 @@
+"""The guard from its settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Executor
+
+from engine.types import Engine
+from gateway.guardian.cache import FindingCache
+from gateway.guardian.court import Court
+from gateway.guardian.guardian import Guardian
+from gateway.guardian.moderation import ModerationEndpoint
+from gateway.guardian.observer import GuardMetrics
+from gateway.guardian.panel import Panel
+from gateway.guardian.policy import PolicySet
+from gateway.guardian.risks import RISKS
+from gateway.guardian.rules import Rules
+from gateway.guardian.seat import Seat
+from gateway.guardian.verdicts import Evaluator
+from gateway.observability.metrics import Metrics
+from gateway.settings.guard import EvaluatorSettings, GuardSettings, ModerationSettings, RulesSettings
+from gateway.settings.section import SettingsError
+from gateway.store.audit import AuditEntry
+
+
+def build_guardian(
+    settings: GuardSettings,
+    engine: Engine,
+    metrics: Metrics,
+    audit: Callable[[AuditEntry], None],
+    worker: Executor,
+) -> Guardian | None:
+    """The configured guard; None if there is no evaluator. Raises :class:`SettingsError`."""
+    if not settings.evaluators:
+        return None
+    observer = GuardMetrics(metrics.registry)
+    evaluators = [build_evaluator(each, worker) for each in settings.evaluators]
+    seats = [Seat(each, settings.concurrency, observer) for each in evaluators]
+    panel = Panel(seats, FindingCache(settings.cache_entries), observer)
+    policies = settings.policies()
+    check_risks(policies, panel)
+    court = Court(panel, observer, audit, keep_text=settings.audit_text)
+    return Guardian(court, engine, policies)
+
+
+def build_evaluator(settings: EvaluatorSettings, worker: Executor) -> Evaluator:
+    """One evaluator. Raises :class:`SettingsError`."""
+    match settings:
+        case RulesSettings():
+            return Rules(settings.name, settings.patterns, secrets=settings.secrets, pii=settings.pii, worker=worker)
+        case ModerationSettings():
+            return ModerationEndpoint.of_settings(settings)
+
+
+def check_risks(policies: PolicySet, panel: Panel) -> None:
+    """Raise :class:`SettingsError` for a risk that nobody judges: it would never be found."""
+    changes = (*policies.models.values(), *policies.routes.values(), *policies.keys.values())
+    asked = [policies.base.risks, *(change.get("risks") for change in changes)]
+    for risks in asked:
+        for risk in risks or ():
+            if risk not in panel.risks:
+                known = "a known risk, but" if risk in RISKS else "and"
+                raise SettingsError(f"guard: {risk}: {known} no evaluator judges it; judged are {sorted(panel.risks)}")

@@ -1,0 +1,89 @@
+"""The guard of a deployment: its policies, its evaluators, and what runs beside the requests."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final
+
+from engine.types import Engine
+from gateway.guardian.check import GuardPolicy, Passages, Subject, Unwatched, Watch
+from gateway.guardian.court import Court
+from gateway.guardian.policy import Policy, PolicySet
+from gateway.guardian.watch import RequestWatch
+
+log = logging.getLogger("sluice.guardian")
+
+#: Looks of shadow mode that run at once; more are left out.
+MAX_BACKGROUND: Final = 64
+
+
+class Guardian:
+    """A :class:`gateway.guardian.check.Guard` and a :class:`gateway.lifecycle.Service`. Use from one event loop."""
+
+    def __init__(
+        self, court: Court, engine: Engine, policies: PolicySet, *, chance: Callable[[], float] = random.random
+    ) -> None:
+        self.court = court
+        self.policies = policies
+        self._engine = engine
+        self._chance = chance
+        self._unwatched = Unwatched()
+        self._background: set[asyncio.Task[None]] = set()
+
+    def policy(self, subject: Subject) -> Policy:
+        """What applies to ``subject`` now."""
+        return self.policies.policy(subject)
+
+    def watch(self, subject: Subject) -> Watch:
+        """See :class:`gateway.guardian.check.Guard`."""
+        return self._watch(subject) or self._unwatched
+
+    async def check_input(self, subject: Subject, passages: Passages) -> None:
+        """See :class:`gateway.guardian.check.Guard`."""
+        watch = self._watch(subject)
+        if watch is not None:
+            await watch.check(passages)
+
+    def _watch(self, subject: Subject) -> RequestWatch | None:
+        if subject.policy is not GuardPolicy.GENERATION:
+            return None
+        policy = self.policy(subject)
+        if not (policy.input or policy.output):
+            return None
+        looked_at = policy.action != "shadow" or self._chance() < policy.sample
+        return RequestWatch(self.court, self._engine, policy, subject, self._in_background, looked_at=looked_at)
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        if len(self._background) >= MAX_BACKGROUND:
+            work.close()
+            self.court.observer.failed("shadow", "busy")
+            return
+        task = asyncio.ensure_future(work)
+        self._background.add(task)
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._background.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.warning("a look in shadow mode failed: %s", error)
+
+    # -- beside the requests --------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """See :class:`gateway.lifecycle.Service`."""
+        risks = sorted(self.court.thresholds(self.policies.base))
+        log.info("guard on", extra={"fields": {"risks": risks, "action": self.policies.base.action}})
+
+    async def stop(self) -> None:
+        """See :class:`gateway.lifecycle.Service`."""
+        for task in tuple(self._background):
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        await self.court.panel.close()
+
+    def degraded(self) -> Sequence[str]:
+        """See :class:`gateway.lifecycle.Service`."""
+        return [f"guard evaluator {name} does not answer" for name in self.court.panel.resting()]
