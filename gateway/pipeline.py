@@ -147,6 +147,20 @@ class Job(Generic[T]):
         """Over all prompts."""
         return len(self.prompts) * self.request.n
 
+    @property
+    def sequences(self) -> int:
+        """What runs in the engine at once."""
+        return self.choices
+
+    async def run(self, engine: Engine, sink: DeltaSink, priority: int, *, stream: bool) -> None:
+        """Have the engine generate all choices; returns when the last one has ended."""
+        if len(self.prompts) == 1:
+            await engine.run(_generation(self, 0, priority, stream=stream), sink)
+            return
+        generations = [_generation(self, index, priority, stream=stream) for index in range(len(self.prompts))]
+        n = self.request.n
+        await _all([engine.run(each, OffsetSink(sink, i * n)) for i, each in enumerate(generations)])
+
 
 @dataclass(frozen=True, slots=True)
 class Policy:
@@ -210,36 +224,64 @@ class Pipeline:
 
     async def generate(self, exchange: Exchange, surface: Surface[T], keep: Keep | None = None) -> None:
         """One generation, from its headers to the settled account; ``keep`` is told of it before its last bytes."""
-        exchange.life = Life(self._ledger, new_id(surface.id_prefix), received_at=exchange.received)
-        principal = self._authorize(exchange)
-        self._gate.require_open(principal.tenant)
-        deadline = exchange.received + exchange.deadline(self._policy.request_timeout)
+        principal, deadline = self.begin(exchange, surface.id_prefix)
         request = await self.read(exchange, surface.parse)
         model = self.resolve(request.model, principal)
         exchange.model, exchange.adapter = model.id, model.adapter
         exchange.streaming = request.stream
         exchange.labels = request.labels()
-        watch = self._guard.watch(_subject(exchange, principal, model, surface.prompt_param))
+        watch = self.watch(exchange, principal, model, surface.prompt_param)
+        async with self.until(deadline, exchange):
+            request = await watch.screen(request, surface.texts)
+            prompts = await self._render(surface, request, model)
+            job = self._plan(surface, request, prompts, model, principal, _life_of(exchange).request_id, keep)
+            await self.serve(exchange, principal, job, watch, partial(surface.texts, request), deadline)
+
+    # -- the steps of it, for surfaces that read and plan in another way --------------------------------------------
+
+    def begin(self, exchange: Exchange, id_prefix: str) -> tuple[Principal, float]:
+        """Who asks, and until when (as ``time.monotonic``) it may take. Raises :class:`ApiError`."""
+        exchange.life = Life(self._ledger, new_id(id_prefix), received_at=exchange.received)
+        principal = self._authorize(exchange)
+        self._gate.require_open(principal.tenant)
+        return principal, exchange.received + exchange.deadline(self._policy.request_timeout)
+
+    def watch(self, exchange: Exchange, principal: Principal, model: ModelInfo, prompt_param: str) -> Watch:
+        """The guard's watch over the request."""
+        return self._guard.watch(_subject(exchange, principal, model, prompt_param))
+
+    @asynccontextmanager
+    async def until(self, deadline: float, exchange: Exchange) -> AsyncIterator[None]:
+        """Bound a block by ``deadline``. Raises :class:`ApiError` 503 or 504 when it passes."""
         try:
             async with asyncio.timeout(deadline - time.monotonic()):
-                request = await watch.screen(request, surface.texts)
-                prompts = await self._render(surface, request, model)
-                job = self._plan(surface, request, prompts, model, principal, exchange.life.request_id, keep)
-                lease = await self._reserve(exchange, principal, job)
-                try:
-                    async with watch.over(partial(surface.texts, request)):
-                        await self._constrain(surface, request, model)
-                        async with self._holding_adapter(job) as job:
-                            slot = await self._gate.enter(_ticket(job, principal, deadline))
-                            try:
-                                await self._admitted(exchange, exchange.life, principal, job, slot, watch)
-                            finally:
-                                slot.leave(sum(exchange.tokens))
-                finally:
-                    # Nothing was used by a request that was not admitted.
-                    lease.settle(sum(exchange.tokens))
+                yield
         except TimeoutError:
             raise self._too_late(exchange) from None
+
+    async def serve(
+        self,
+        exchange: Exchange,
+        principal: Principal,
+        job: Job[Any],
+        watch: Watch,
+        passages: Callable[[], Passages],
+        deadline: float,
+    ) -> None:
+        """Reserve, admit, run and settle ``job``: whatever it asks of a model. Raises :class:`ApiError`."""
+        lease = await self._reserve(exchange, principal, job)
+        try:
+            async with watch.over(passages):
+                await self._constrain(job)
+                async with self._holding_adapter(job) as held:
+                    slot = await self._gate.enter(_ticket(held, principal, deadline))
+                    try:
+                        await self._admitted(exchange, _life_of(exchange), principal, held, slot, watch)
+                    finally:
+                        slot.leave(sum(exchange.tokens))
+        finally:
+            # Nothing was used by a request that was not admitted.
+            lease.settle(sum(exchange.tokens))
 
     # -- who ----------------------------------------------------------------------------------------------------
 
@@ -326,17 +368,17 @@ class Pipeline:
         exchange.rate_headers = lease.headers
         return lease
 
-    async def _constrain(self, surface: Surface[T], request: T, model: ModelInfo) -> None:
-        constraint, parsing = request.constraint(), request.parsing()
+    async def _constrain(self, job: Job[Any]) -> None:
+        constraint, parsing = job.request.constraint(), job.request.parsing()
         if constraint is None and (parsing is None or parsing.tools is None):
             return
         try:
-            await self._engine.constrain(model.id, constraint, parsing)
+            await self._engine.constrain(job.model.id, constraint, parsing)
         except EngineError as error:
-            raise from_engine(error, prompt_param=surface.prompt_param) from error
+            raise from_engine(error, prompt_param=job.prompt_param) from error
 
     @asynccontextmanager
-    async def _holding_adapter(self, job: Job[T]) -> AsyncIterator[Job[T]]:
+    async def _holding_adapter(self, job: Job[Any]) -> AsyncIterator[Job[Any]]:
         """``job`` with its adapter in the engine: whoever waits for one that is cold takes no slot meanwhile."""
         if job.model.adapter is None:
             yield job
@@ -406,7 +448,7 @@ class Pipeline:
         if not job.request.stream:
             whole = WholeSink(job.choices, meter)
             guarded = watch.sink(Outlet(whole, meter, job.choices, job.max_tokens))
-            await watch.run(self._run_prompts(job, guarded, priority, stream=watch.streams))
+            await watch.run(job.run(self._engine, guarded, priority, stream=watch.streams))
             _annotate(exchange, watch)
             choices, usage = whole.choices(), _usage(job, meter)
             if job.keep is not None:
@@ -418,7 +460,7 @@ class Pipeline:
         guarded = watch.sink(Outlet(sink, meter, job.choices, job.max_tokens))
         self.streams.add(sink)
         try:
-            await watch.run(self._run_prompts(job, guarded, priority, stream=True))
+            await watch.run(job.run(self._engine, guarded, priority, stream=True))
         finally:
             self.streams.discard(sink)
         if job.keep is not None:
@@ -426,20 +468,17 @@ class Pipeline:
             await job.keep((), _usage(job, meter))
         sink.finish(_usage(job, meter))
 
-    async def _run_prompts(self, job: Job[Any], sink: DeltaSink, priority: int, *, stream: bool) -> None:
-        if len(job.prompts) == 1:
-            await self._engine.run(_generation(job, 0, priority, stream=stream), sink)
-            return
-        generations = [_generation(job, index, priority, stream=stream) for index in range(len(job.prompts))]
-        n = job.request.n
-        await _all([self._engine.run(each, OffsetSink(sink, i * n)) for i, each in enumerate(generations)])
-
     def _too_late(self, exchange: Exchange) -> ApiError:
         if exchange.life is None or exchange.life.first_token_at is None:
             return queue_timeout(self._gate.retry_after())
         return ApiError(
             504, "The request's deadline passed during the generation.", code="deadline_exceeded", type=SERVER
         )
+
+
+def _life_of(exchange: Exchange) -> Life:
+    assert exchange.life is not None
+    return exchange.life
 
 
 def _fit(sampling: Sampling, prompt_tokens: int, context: int, explicit: bool) -> Sampling:
@@ -459,7 +498,7 @@ def _ticket(job: Job[Any], principal: Principal, deadline: float) -> Ticket:
         request_id=job.response_id,
         tenant=principal.tenant,
         weight=principal.weight,
-        sequences=job.choices,
+        sequences=job.sequences,
         tokens=job.prompt_tokens + job.max_tokens * job.choices,
         deadline=deadline,
     )
