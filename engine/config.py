@@ -33,6 +33,7 @@ class EngineConfig:
     ``model`` is a local directory or a hub id, ``served_name`` its id on the wire. ``arguments`` are vLLM's
     ``AsyncEngineArgs`` by their own names and win over every default chosen here. ``tool_parser``: ``auto``,
     ``generic`` or one of vLLM's by its name. ``schema_seconds``: CPU time that one schema or grammar may take.
+    ``max_images``: pictures in one prompt, of models that see.
     """
 
     model: str
@@ -43,6 +44,7 @@ class EngineConfig:
     max_queued_requests: int = 1024
     tool_parser: str = AUTOMATIC
     schema_seconds: float = 1.0
+    max_images: int = 16
 
 
 def on_cpu() -> bool:
@@ -108,6 +110,10 @@ def engine_arguments(config: EngineConfig) -> dict[str, Any]:
         "scheduling_policy": "priority",
         "use_tqdm_on_load": False,
         "structured_outputs_config": _structured_outputs(config.arguments),
+        # Without bounds room for 999 is made, and videos are not taken anyway.
+        "limit_mm_per_prompt": {"image": config.max_images, "video": 0},
+        # It is filled when a prompt is rendered, and a prompt may be refused after that.
+        "mm_processor_cache_gb": 0,
     }
     if on_cpu():
         defaults |= _cpu_defaults(config)

@@ -43,6 +43,7 @@ from engine.types import (
     PromptTooLong,
     RequestRejected,
 )
+from engine.vision import Vision, engine_input
 from engine.watchdog import Watchdog, WatchdogLimits
 
 SHUTDOWN_SECONDS = 5.0
@@ -92,7 +93,14 @@ class EngineCore:
         self.vocab_size: int = llm.model_config.get_vocab_size()
         self.parsers = parsers_of(llm, tool_parser, chat_template(llm.get_tokenizer()))
         reasons = self.parsers.marks is not None
-        self.prompts = PromptBuilder(llm.get_tokenizer(), llm.model_config, self.context_length, reasons=reasons)
+        self.vision = Vision.of(llm)
+        self.prompts = PromptBuilder(
+            llm.get_tokenizer(),
+            llm.model_config,
+            self.context_length,
+            reasons=reasons,
+            placeholder=None if self.vision is None else self.vision.placeholder,
+        )
         self._speculates = llm.vllm_config.speculative_config is not None
         self._tokenizer = llm.get_tokenizer()
         self._hotpath = HotPath(llm, self.watchdog.sign_of_life)
@@ -155,7 +163,8 @@ class EngineCore:
     def check(self, request: GenerationRequest) -> None:
         """See :meth:`engine.types.Engine.check`."""
         self._check_fits(len(request.prompt.token_ids), request.sampling.max_tokens)
-        self.prompts.check_ids(request.prompt.token_ids)
+        if request.prompt.media is None:  # else its ids are not the caller's
+            self.prompts.check_ids(request.prompt.token_ids)
         check_bounds(request.sampling, self.vocab_size)
         if self._speculates:
             check_speculation(request.sampling)
@@ -224,7 +233,7 @@ class EngineCore:
         try:
             queue = await self._llm.add_request(
                 request.request_id,
-                tokens_input(list(request.prompt.token_ids), cache_salt=request.cache_salt),
+                engine_input(request.prompt, request.cache_salt),
                 params,
                 arrival_time=time.time(),
                 priority=request.priority,

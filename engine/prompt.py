@@ -14,11 +14,24 @@ from typing import Any, Protocol, cast
 
 from tokenizers import Tokenizer
 from vllm.exceptions import VLLMValidationError
-from vllm.renderers.hf import ChatTemplateResolutionError, safe_apply_chat_template
+from vllm.renderers.hf import (
+    ChatTemplateResolutionError,
+    resolve_chat_template_content_format,
+    safe_apply_chat_template,
+)
 
 from engine.parsing.hidden import Hiding
-from engine.parsing.template import described, effort_variables, native_entries, plain_entries, shown_tools
+from engine.parsing.template import (
+    described,
+    effort_variables,
+    in_parts,
+    in_texts,
+    native_entries,
+    plain_entries,
+    shown_tools,
+)
 from engine.types import ChatMessage, Conversation, Prompt, PromptTooLong, RequestRejected, UnknownToken
+from engine.vision import images_of
 
 #: A conversation this small may be rendered on the event loop, where the hop to a thread would cost twice the work ...
 INLINE_BYTES = 1024
@@ -30,9 +43,18 @@ class PromptBuilder:
     """Renders and tokenises for one model. ``context_length`` in tokens.
 
     ``reasons``: the model thinks before it answers. ``renders_tools``: its chat template shows it declared tools.
+    ``placeholder``: what stands for a picture in templates that take texts; None: the model takes no pictures.
     """
 
-    def __init__(self, tokenizer: Any, model_config: Any, context_length: int, *, reasons: bool = False) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        model_config: Any,
+        context_length: int,
+        *,
+        reasons: bool = False,
+        placeholder: Callable[[int], str] | None = None,
+    ) -> None:
         self._tokenizer = tokenizer
         self._encoder = _encoder(tokenizer)
         self._model_config = model_config
@@ -42,6 +64,8 @@ class PromptBuilder:
         specials = sorted(_special_tokens(tokenizer), key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, specials))) if specials else None
         self._reasons = reasons
+        self._placeholder = placeholder
+        self._in_parts = _takes_parts(tokenizer, model_config)
         self.chat_template = chat_template(tokenizer)
         self.renders_tools = self._knows_tools()
         self._quick = self._takes_at_most(INLINE_SECONDS, ChatMessage("user", "word " * (INLINE_BYTES // 5)))
@@ -50,6 +74,8 @@ class PromptBuilder:
         """Whether rendering it takes less time than handing it to a thread."""
         messages = conversation.messages
         if not self._quick or conversation.tools is not None or _speaks_of_tools(messages):
+            return False
+        if not all(isinstance(message.content, str) for message in messages):
             return False
         return sum(len(message.content) for message in messages) + 64 * len(messages) <= INLINE_BYTES
 
@@ -68,11 +94,15 @@ class PromptBuilder:
         the marks; the spelled-out token itself is encoded as ordinary text. Texts without special tokens are
         tokenised in one piece with the template, exactly as the model was trained.
         """
+        if self._placeholder is None and images_of(conversation.messages):
+            raise RequestRejected("This model takes text only.", param="messages", code="unsupported_modality")
         variables = effort_variables(self.chat_template, conversation.effort, reasons=self._reasons)
         entries, tools = self._entries(conversation), self._native_tools(conversation)
         self._check_size(_size(entries) + _size(tools))
         hiding = Hiding(self._special)
-        text = self._render(hiding.hide(entries, keep=("role",)), hiding.hide(tools), variables)
+        # Roles are ours; members of that name inside of arguments are not.
+        hidden = [{**hiding.hide(entry), "role": entry["role"]} for entry in entries]
+        text = self._render(hidden, hiding.hide(tools), variables)
         return Prompt(self._encode_pieces(hiding.pieces(text)))
 
     def plain(self, text: str, keep_text: bool, *, add_special_tokens: bool = True) -> Prompt:
@@ -131,7 +161,7 @@ class PromptBuilder:
                 safe_apply_chat_template(
                     self._model_config,
                     self._tokenizer,
-                    cast(Any, entries),
+                    cast(Any, self._laid_out(entries)),
                     tools=tools,
                     tokenize=False,
                     add_generation_prompt=True,
@@ -144,6 +174,10 @@ class PromptBuilder:
         except ChatTemplateResolutionError as error:
             message = "This model has no chat template. Use /v1/completions, or give the model a chat template."
             raise RequestRejected(message, param="model") from error
+
+    def _laid_out(self, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """As the template takes contents. Placeholders get in here, after what callers spelled out was hidden."""
+        return in_parts(entries) if self._in_parts else in_texts(entries, self._placeholder or _nothing)
 
     def _encode(self, text: str) -> list[int]:
         return self._encoder.encode(text, add_special_tokens=False)
@@ -235,6 +269,19 @@ def chat_template(tokenizer: Any) -> str | None:
     if isinstance(found, dict):
         found = found.get("tool_use") or found.get("default")
     return found if isinstance(found, str) else None
+
+
+def _takes_parts(tokenizer: Any, model_config: Any) -> bool:
+    """Whether the chat template takes contents as lists of parts, as vLLM finds out."""
+    try:
+        found = resolve_chat_template_content_format(None, None, "auto", tokenizer, model_config=model_config)
+    except (ChatTemplateResolutionError, ValueError):
+        return False  # there is none: rendering will say so
+    return bool(found == "openai")
+
+
+def _nothing(_number: int) -> str:
+    return ""
 
 
 def _timed(work: Callable[[], object]) -> float:

@@ -36,6 +36,7 @@ from engine.types import (
     Prompt,
     RequestRejected,
 )
+from engine.vision import images_of
 from engine.watchdog import WatchdogLimits
 
 log = logging.getLogger("sluice.engine")
@@ -83,7 +84,8 @@ class VllmEngine:
         core = self._core
         context = core.context_length if core else 0
         reasons = core is not None and core.parsers.marks is not None
-        return (ModelInfo(self._config.served_name, self._created, context, reasoning=reasons),)
+        sees = core is not None and core.vision is not None
+        return (ModelInfo(self._config.served_name, self._created, context, images=sees, reasoning=reasons),)
 
     def state(self) -> EngineState:
         """The engine now."""
@@ -244,10 +246,12 @@ class VllmEngine:
 
     async def render_chat(self, model: str, conversation: Conversation) -> Prompt:
         """See :meth:`engine.types.Engine.render_chat`."""
-        prompts = self._serving(model).prompts
-        if prompts.is_quick(conversation):
-            return prompts.chat(conversation)
-        return await asyncio.get_running_loop().run_in_executor(self._render, prompts.chat, conversation)
+        core = self._serving(model)
+        if core.prompts.is_quick(conversation):
+            return core.prompts.chat(conversation)
+        prompt = await asyncio.get_running_loop().run_in_executor(self._render, core.prompts.chat, conversation)
+        images = images_of(conversation.messages)
+        return prompt if core.vision is None or not images else await core.vision.see(prompt, images)
 
     async def tokenize(
         self, model: str, text: str, *, keep_text: bool = False, add_special_tokens: bool = True

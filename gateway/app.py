@@ -34,6 +34,8 @@ from gateway.lifecycle import Gateway, Service
 from gateway.limits.build import build_limits
 from gateway.limits.client import connector
 from gateway.limits.limiter import RateLimits
+from gateway.media import Media
+from gateway.media.build import build_media
 from gateway.observability.logs import AccessLog
 from gateway.observability.memory import Sampled, read_fraction
 from gateway.observability.metrics import Metrics
@@ -79,6 +81,7 @@ def create_app(
     keys = _Keys(settings, store, gateway, metrics) if store is not None else None
     jwt = jwt_identity(settings.jwt, metrics) if settings.jwt else None
     limits = build_limits(settings, metrics)
+    media = build_media(settings.media, metrics)
     adapters = AdapterCatalog()
     door = Door(
         identity(settings, jwt, keys.ring if keys is not None else None),
@@ -96,6 +99,7 @@ def create_app(
         gate=gate,
         limits=limits,
         guard=guardian or Unguarded(),
+        media=media,
         salts=_salts(settings, secret),
         ledger=ObservedLedger(ledger, _count_for_tenants(settings, metrics)),
         metrics=metrics,
@@ -120,7 +124,7 @@ def create_app(
     )
     front = Front(table, door, access_log, metrics)
     server = HttpServer(front, http_bounds(settings), on_reject=metrics.front_rejected)
-    gateway.attach(pipeline, front, server, _services(keys, jwt, limits, guardian))
+    gateway.attach(pipeline, front, server, _services(keys, jwt, limits, media, guardian))
     return gateway
 
 
@@ -139,9 +143,9 @@ def unaudited(entry: AuditEntry) -> None:
 
 
 def _services(
-    keys: _Keys | None, jwt: JwtIdentity | None, limits: RateLimits, guardian: Guardian | None
+    keys: _Keys | None, jwt: JwtIdentity | None, limits: RateLimits, media: Media, guardian: Guardian | None
 ) -> list[Service]:
-    services: list[Service] = [limits, *([] if guardian is None else [guardian])]
+    services: list[Service] = [limits, media, *([] if guardian is None else [guardian])]
     if keys is not None:
         services.append(keys.service)
     if jwt is not None:
@@ -241,6 +245,7 @@ def request_bounds(settings: Settings) -> RequestBounds:
         max_tokens=limits.max_tokens,
         max_messages=limits.max_messages,
         max_prompts=limits.max_prompts,
+        max_images=settings.media.max_images,
     )
 
 

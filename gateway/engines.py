@@ -28,5 +28,6 @@ def build_engine(settings: Settings, model: str, name: str) -> VllmEngine:
             kill_timeout=settings.engine_kill_timeout,
             tool_parser=settings.tool_parser,
             schema_seconds=settings.schema_seconds,
+            max_images=settings.media.max_images,
         )
     )

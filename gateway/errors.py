@@ -172,6 +172,11 @@ def shutting_down(retry_after: float) -> ApiError:
     )
 
 
+def unsupported_modality(param: str) -> ApiError:
+    """An image for a model that takes text only: 400. ``param``: the content it is in."""
+    return invalid(f"Invalid '{param}': this model takes text only.", code="unsupported_modality", param=param)
+
+
 def queue_timeout(retry_after: float) -> ApiError:
     """The deadline passed before the first token: 503."""
     return ApiError(

@@ -39,12 +39,15 @@ from gateway.errors import (
     from_engine,
     model_not_found,
     queue_timeout,
+    unsupported_modality,
 )
 from gateway.exchange import Exchange
 from gateway.guardian.check import Guard, Outlet, Passages, Subject, Watch
 from gateway.limits.reserve import Demand, Lease, LimitClass, Limits
+from gateway.media import Media
 from gateway.observability.metrics import Metrics
 from gateway.protocol.encode import Choice, Encoder, Usage, new_id
+from gateway.protocol.images import ImageReference, Images
 from gateway.protocol.sampling import RequestBounds
 from gateway.sinks import Meter, OffsetSink, StreamSink, WholeSink
 from gateway.usage.ledger import Ledger
@@ -110,8 +113,14 @@ class Surface(Protocol, Generic[T]):
     def texts(self, request: T) -> Passages:
         """Everything in the request that a guard must see: all that the model would read, and who wrote it."""
 
-    async def prompts(self, request: T, model: str, engine: Engine) -> Sequence[Prompt]:
-        """The prompts as tokens of ``model``, which is the id of what the request may call by other names."""
+    def images(self, request: T) -> Sequence[ImageReference]:
+        """Every image that the request names, in order."""
+
+    async def prompts(self, request: T, model: str, engine: Engine, images: Images) -> Sequence[Prompt]:
+        """The prompts as tokens of ``model``, which is the id of what the request may call by other names.
+
+        ``images``: the pictures behind :meth:`images`.
+        """
 
     def encoder(self, request: T, response_id: str, prompts: Sequence[Prompt]) -> Encoder:
         """The writer of this request's answer."""
@@ -184,6 +193,7 @@ class Pipeline:
         gate: Gate,
         limits: Limits,
         guard: Guard,
+        media: Media,
         salts: CacheSalts | None,
         ledger: Ledger,
         metrics: Metrics,
@@ -196,6 +206,7 @@ class Pipeline:
         self._gate = gate
         self._limits = limits
         self._guard = guard
+        self._media = media
         self._salts = salts
         self._ledger = ledger
         self._metrics = metrics
@@ -233,7 +244,8 @@ class Pipeline:
         watch = self.watch(exchange, principal, model, surface.prompt_param)
         async with self.until(deadline, exchange):
             request = await watch.screen(request, surface.texts)
-            prompts = await self._render(surface, request, model)
+            async with self.pictures(surface.images(request), model, principal) as images:
+                prompts = await self._render(surface, request, model, images)
             job = self._plan(surface, request, prompts, model, principal, _life_of(exchange).request_id, keep)
             await self.serve(exchange, principal, job, watch, partial(surface.texts, request), deadline)
 
@@ -321,9 +333,25 @@ class Pipeline:
             raise adapter_unavailable(ADAPTER_RETRY_SECONDS)
         return replace(model, adapter=adapter.name)
 
-    async def _render(self, surface: Surface[T], request: T, model: ModelInfo) -> Sequence[Prompt]:
+    @asynccontextmanager
+    async def pictures(
+        self, references: Sequence[ImageReference], model: ModelInfo, principal: Principal
+    ) -> AsyncIterator[Images]:
+        """The pictures that a request names, for as long as the block; nothing is fetched for a model that is blind.
+
+        Raises :class:`ApiError` 400 that names the image, or the content it is in.
+        """
+        if not references:
+            yield {}
+            return
+        if not model.images:
+            raise unsupported_modality(references[0].param.rpartition("[")[0])
+        async with self._media.fetched(principal.tenant, references) as images:
+            yield images
+
+    async def _render(self, surface: Surface[T], request: T, model: ModelInfo, images: Images) -> Sequence[Prompt]:
         try:
-            return await surface.prompts(request, model.id, self._engine)
+            return await surface.prompts(request, model.id, self._engine, images)
         except EngineError as error:
             raise from_engine(error, prompt_param=surface.prompt_param) from error
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Collection
 from typing import Any
 
 from engine.types import RequestRejected
@@ -19,18 +18,16 @@ class Hiding:
         self._nonce = f"q{secrets.token_hex(12)}q"
         self._hidden: list[str] = []
 
-    def hide(self, value: Any, *, keep: Collection[str] = ()) -> Any:
-        """``value`` with marks in all its strings, keys too; members named in ``keep`` stay as they are."""
+    def hide(self, value: Any) -> Any:
+        """``value`` with marks in all its strings, keys too."""
         if self._special is None:
             return value
         if isinstance(value, str):
             return self._special.sub(self._mark, value)
         if isinstance(value, dict):
-            return {
-                self.hide(key): member if key in keep else self.hide(member, keep=keep) for key, member in value.items()
-            }
+            return {self.hide(key): self.hide(member) for key, member in value.items()}
         if isinstance(value, list):
-            return [self.hide(each, keep=keep) for each in value]
+            return [self.hide(each) for each in value]
         return value
 
     def _mark(self, match: re.Match[str]) -> str:

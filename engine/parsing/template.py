@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 from typing import Any, Final
 
 from engine.types import ChatMessage, Conversation, ReasoningEffort, RequestRejected, Tool, ToolCall, ToolUse
@@ -30,7 +31,7 @@ def native_entries(messages: Sequence[ChatMessage]) -> list[Entry]:
 
 
 def _native_entry(message: ChatMessage) -> Entry:
-    entry: Entry = {"role": message.role, "content": content_text(message)}
+    entry: Entry = {"role": message.role, "content": content_of(message)}
     if message.name is not None:
         entry["name"] = message.name
     if message.tool_calls:
@@ -61,7 +62,7 @@ def _object_or_text(arguments: str) -> object:
 
 
 def plain_entries(messages: Sequence[ChatMessage], use: ToolUse | None) -> list[Entry]:
-    """For templates that know only texts in turns."""
+    """For templates that know only turns."""
     names = {call.id: call.name for message in messages for call in message.tool_calls}
     entries: list[Entry] = []
     for message in messages:
@@ -75,7 +76,9 @@ def plain_entries(messages: Sequence[ChatMessage], use: ToolUse | None) -> list[
 
 
 def _plain_entry(message: ChatMessage, names: Mapping[str, str]) -> Entry:
-    content = content_text(message)
+    content = content_of(message)
+    if not isinstance(content, str):
+        return {"role": message.role, "content": content, **({} if message.name is None else {"name": message.name})}
     if message.role == "tool":
         # Not every template knows the role; all of them know that the user speaks after the assistant.
         return {
@@ -117,11 +120,40 @@ def shown_tools(conversation: Conversation) -> ToolUse | None:
     return None if use is None or use.choice == "none" else use
 
 
-def content_text(message: ChatMessage) -> str:
-    """The text of ``message``. Raises :class:`RequestRejected` if there is more to it."""
-    if not isinstance(message.content, str):
-        raise RequestRejected("This model takes text only.", param="messages", code="unsupported_modality")
-    return message.content
+def content_of(message: ChatMessage) -> str | list[Entry]:
+    """The text of ``message``, or its parts where there is more to it, which only users may send.
+
+    Raises :class:`RequestRejected`.
+    """
+    if isinstance(message.content, str):
+        return message.content
+    if message.role != "user":
+        raise RequestRejected("Only users may send images.", param="messages", code="unsupported_modality")
+    return [
+        {"type": "text", "text": piece} if isinstance(piece, str) else {"type": "image"} for piece in message.content
+    ]
+
+
+def in_parts(entries: Sequence[Entry]) -> list[Entry]:
+    """For templates that take contents as lists of parts."""
+    return [
+        {**entry, "content": [{"type": "text", "text": entry["content"]}]}
+        if isinstance(entry["content"], str)
+        else entry
+        for entry in entries
+    ]
+
+
+def in_texts(entries: Sequence[Entry], placeholder: Callable[[int], str]) -> list[Entry]:
+    """For templates that take contents as texts; ``placeholder`` stands for the picture of a number, from 1."""
+    numbers = count(1)
+
+    def text(content: str | list[Entry]) -> str:
+        if isinstance(content, str):
+            return content
+        return "\n".join(part["text"] if part["type"] == "text" else placeholder(next(numbers)) for part in content)
+
+    return [{**entry, "content": text(entry["content"])} for entry in entries]
 
 
 def effort_variables(template: str | None, effort: ReasoningEffort | None, *, reasons: bool) -> Entry:

@@ -137,6 +137,15 @@ class Metrics:
         self._jwks_keys = Gauge(
             "sluice_jwks_keys", "Keys of an issuer that tokens are verified with.", ["issuer"], registry=registry
         )
+        self._images = Counter(
+            "sluice_images", "Images of requests, by where they were and what came of them.", ["source", "outcome"],
+            registry=registry,
+        )  # fmt: skip
+        self._image_bytes = Counter("sluice_image_bytes", "Bytes of images.", ["source"], registry=registry)
+        self._image_seconds = Histogram(
+            "sluice_image_seconds", "Fetching and decoding of one image.", ["source"], buckets=_DURATION,
+            registry=registry,
+        )  # fmt: skip
         self._jwt_refused = Counter("sluice_jwt_refusals", "JWTs refused, and why.", ["reason"], registry=registry)
         self._adapter_requests = Counter(
             "sluice_adapter_requests", "Settled requests of an adapter.", ["model", "adapter"], registry=registry
@@ -267,6 +276,12 @@ class Metrics:
     def jwt_refused(self, reason: str) -> None:
         """See :class:`gateway.access.tokens.JwtObserver`."""
         self._bound_jwt_refused(reason).inc()
+
+    def image_fetched(self, source: str, outcome: str, size: int, seconds: float) -> None:
+        """See :class:`gateway.media.stage.MediaObserver`. Sources and outcomes are our own words."""
+        self._images.labels(source, outcome).inc()
+        self._image_bytes.labels(source).inc(size)
+        self._image_seconds.labels(source).observe(seconds)
 
     def store_available(self, available: bool) -> None:
         """Whether the database of keys answers."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Final, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, PlainValidator, ValidationError
 
-from engine.types import ChatMessage, Constraint, Conversation, Parsing, ReasoningEffort, ToolUse
+from engine.types import ChatMessage, Constraint, Conversation, Image, Parsing, ReasoningEffort, ToolUse
 from gateway.guardian.check import Passage, Passages, Source
 from gateway.protocol import refused, strictjson
+from gateway.protocol.images import ImagePart, ImageReference, Images, check_images, read_image_url
 from gateway.protocol.sampling import (
     INT64_MAX,
     GenerationFields,
@@ -63,10 +65,14 @@ class TextPart(BaseModel):
     text: str = Field(description="The text itself.")
 
 
-def read_content(value: object) -> str | None:
-    """A message's text; None is for assistants that only called tools.
+#: A message's text, or pieces of text and images in order; None is for assistants that only called tools.
+Pieces = str | tuple[str | ImageReference, ...] | None
 
-    Parts are joined by a newline, as vLLM's renderer does for templates that take strings.
+
+def read_content(value: object) -> Pieces:
+    """What is in a message.
+
+    Parts that are all text are joined by a newline, as vLLM's renderer does for templates that take strings.
     Source: vLLM 0.32 ``renderers/chat_utils.py``, ``_parse_chat_message_content_parts``.
     """
     if value is None or type(value) is str:
@@ -77,15 +83,19 @@ def read_content(value: object) -> str | None:
         raise empty_array().within()
     if len(value) > MAX_PARTS:
         raise array_too_long(MAX_PARTS, len(value)).within()
-    return "\n".join([_part_text(part, f"[{index}]") for index, part in enumerate(value)])
+    pieces = [_read_part(part, f"[{index}]") for index, part in enumerate(value)]
+    texts = [piece for piece in pieces if isinstance(piece, str)]
+    return "\n".join(texts) if len(texts) == len(pieces) else tuple(pieces)
 
 
-def _part_text(part: object, at: str) -> str:
+def _read_part(part: object, at: str) -> str | ImageReference:
     if not isinstance(part, dict):
         raise wrong_type("an object", part).within(at)
-    _check_part_type(part, at)
-    for name, problem in refused.foreign(part, _PART_FIELDS, refused.PART):
+    kind = _part_type(part, at)
+    for name, problem in refused.foreign(part, _PART_FIELDS[kind], refused.PART):
         raise problem.within(strictjson.json_path([at, name]))
+    if kind == "image_url":
+        return read_image_url(part.get("image_url"), f"{at}.image_url")
     text = part.get("text")
     if text is None:
         raise missing().within(f"{at}.text")
@@ -94,25 +104,26 @@ def _part_text(part: object, at: str) -> str:
     return text
 
 
-def _check_part_type(part: refused.Fields, at: str) -> None:
+def _part_type(part: refused.Fields, at: str) -> str:
     kind = part.get("type")
-    if kind == "text":
-        return
     if kind is None:
         raise missing().within(f"{at}.type")
     if not isinstance(kind, str):
-        raise not_one_of(kind, "'text'").within(f"{at}.type")
+        raise not_one_of(kind, _PART_TYPES).within(f"{at}.type")
+    if kind in _PART_FIELDS:
+        return kind
     if kind in refused.MODALITIES:
-        raise Problem("unsupported_modality", "Invalid '{path}': this model takes text only.").within()
+        raise Problem("unsupported_modality", "Invalid '{path}': only text and images are taken.").within()
     if kind in refused.PART_TYPES:
         raise unsupported(refused.PART_TYPES[kind].hint).within(f"{at}.type")
-    raise not_one_of(kind, "'text'").within(f"{at}.type")
+    raise not_one_of(kind, _PART_TYPES).within(f"{at}.type")
 
 
 Content = Annotated[
-    str | None,
+    Pieces,
     PlainValidator(
-        read_content, json_schema_input_type=str | Annotated[list[TextPart], Field(min_length=1, max_length=MAX_PARTS)]
+        read_content,
+        json_schema_input_type=str | Annotated[list[TextPart | ImagePart], Field(min_length=1, max_length=MAX_PARTS)],
     ),
 ]
 
@@ -125,7 +136,7 @@ class Message(BaseModel):
     role: Literal["developer", "system", "user", "assistant", "tool"] = Field(description="Who speaks.")
     content: Content = Field(
         None,
-        description="The text, or text parts, which are joined by newlines. "
+        description="The text, or parts: texts, which are joined by newlines, and images. "
         "Required, except for an assistant that called tools.",
     )
     # OpenAI's own pattern for names; it also keeps the marks of chat templates out.
@@ -144,16 +155,37 @@ class Message(BaseModel):
         """The reasoning, under whichever name it came."""
         return self.reasoning if self.reasoning_content is None else self.reasoning_content
 
-    def to_engine(self) -> ChatMessage:
-        """The message as the engine takes it."""
+    @property
+    def pieces(self) -> Sequence[str | ImageReference]:
+        """What is in it, one by one."""
+        if self.content is None:
+            return ()
+        return (self.content,) if isinstance(self.content, str) else self.content
+
+    @property
+    def written(self) -> list[str]:
+        """The texts in it."""
+        return [piece for piece in self.pieces if isinstance(piece, str)]
+
+    def to_engine(self, images: Images) -> ChatMessage:
+        """The message as the engine takes it, with the pictures that were fetched for it."""
         calls = made_calls(self.tool_calls)
-        return ChatMessage(self.role, self.content or "", self.name, calls, self.tool_call_id, self.thought)
+        return ChatMessage(self.role, self._shown(images), self.name, calls, self.tool_call_id, self.thought)
+
+    def _shown(self, images: Images) -> str | tuple[str | Image, ...]:
+        if self.content is None or isinstance(self.content, str):
+            return self.content or ""
+        return tuple(piece if isinstance(piece, str) else images[piece.key] for piece in self.content)
+
+    def images(self) -> list[ImageReference]:
+        """The images in it, their paths from the message."""
+        return [replace(piece, param=f"content{piece.param}") for piece in self.pieces if not isinstance(piece, str)]
 
     def texts(self) -> list[Passage]:
         """Every text in it that the model would read."""
         source = _SOURCES[self.role]
         calls = [text for call in self.tool_calls for text in (call.function.name, call.function.arguments)]
-        texts = (self.content, self.name, *calls, self.thought)
+        texts = (*self.written, self.name, *calls, self.thought)
         return [Passage(text, source) for text in texts if text]
 
 
@@ -213,9 +245,13 @@ class ChatCompletionRequest(GenerationFields):
         metadata = {f"metadata.{name}": value for name, value in (self.metadata or {}).items()}
         return {**super().labels(), **identifier, **metadata}
 
-    def conversation(self) -> Conversation:
-        """The conversation as the engine takes it."""
-        return conversation_of(self.messages, self.tool_use(), self.reasoning_effort)
+    def images(self) -> Sequence[ImageReference]:
+        """Every image in it, in order."""
+        return images_of(self.messages)
+
+    def conversation(self, images: Images) -> Conversation:
+        """The conversation as the engine takes it, with the pictures that were fetched for it."""
+        return conversation_of(self.messages, images, self.tool_use(), self.reasoning_effort)
 
     def tool_use(self) -> ToolUse | None:
         """The tools as the engine takes them."""
@@ -237,15 +273,28 @@ class ChatCompletionRequest(GenerationFields):
 
 
 def conversation_of(
-    messages: Sequence[Message], tools: ToolUse | None = None, effort: ReasoningEffort | None = None
+    messages: Sequence[Message],
+    images: Images,
+    tools: ToolUse | None = None,
+    effort: ReasoningEffort | None = None,
 ) -> Conversation:
     """``messages`` as the engine takes them."""
-    return Conversation([each.to_engine() for each in messages], tools, effort)
+    return Conversation([each.to_engine(images) for each in messages], tools, effort)
+
+
+def images_of(messages: Sequence[Message]) -> list[ImageReference]:
+    """Every image in ``messages``, in order, with the path of its URL."""
+    return [
+        replace(image, param=f"messages[{index}].{image.param}")
+        for index, message in enumerate(messages)
+        for image in message.images()
+    ]
 
 
 _FIELDS: Final = (frozenset(ChatCompletionRequest.model_fields) - refused.BODY.keys()) | {"response_format"}
 _MESSAGE_FIELDS: Final = frozenset(Message.model_fields)
-_PART_FIELDS: Final = frozenset(TextPart.model_fields)
+_PART_FIELDS: Final = {"text": frozenset(TextPart.model_fields), "image_url": frozenset(ImagePart.model_fields)}
+_PART_TYPES: Final = "'text' or 'image_url'"
 
 
 def parse_chat(data: bytes, bounds: RequestBounds) -> ChatCompletionRequest:
@@ -295,6 +344,8 @@ def check_messages(messages: Sequence[Message]) -> None:
 def _check_message(message: Message, at: str, called: set[str]) -> None:
     if message.content is None and not (message.role == "assistant" and message.tool_calls):
         raise wrong_type("a string or an array of content parts", None).at(f"{at}.content")
+    if message.role != "user" and message.images():
+        raise bad_value("Only messages of role 'user' may have images.").at(f"{at}.content")
     if message.role != "assistant":
         for name in ("tool_calls", "reasoning_content", "reasoning"):
             if getattr(message, name):
@@ -315,6 +366,7 @@ def _check_message(message: Message, at: str, called: set[str]) -> None:
 def _check_together(request: ChatCompletionRequest, bounds: RequestBounds) -> None:
     check_generation(request, bounds)
     check_messages(request.messages)
+    check_images(request.images(), bounds.max_images, "messages")
     check_tools(request.tools, request.tool_choice, request.parallel_tool_calls)
     if request.response_format is not None and request.structured_outputs is not None:
         raise bad_value("It cannot be combined with 'structured_outputs'.").at("response_format")

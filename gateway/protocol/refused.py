@@ -41,7 +41,7 @@ def _each(names: str, hint: str, *neutral: object) -> dict[str, Refusal]:
 _FUNCTIONS: Final = "It was replaced by 'tools', 'tool_choice' and messages of role 'tool'; use these."
 _STRUCTURE: Final = "Use 'structured_outputs' instead; in chats also 'response_format'."
 _TEMPLATE: Final = "The server's own chat template is always used."
-_MEDIA: Final = "Only text input is supported."
+_MEDIA: Final = "Media are prepared by the server alone."
 _AUDIO: Final = "Only text output is supported."
 _OURS: Final = "The server decides this; a request cannot."
 _PREFIX_CACHE: Final = "Prefix caching is automatic and cannot be steered; leave the field out."
@@ -100,7 +100,7 @@ MESSAGE: Final[Refusals] = {
 }
 
 PART: Final[Refusals] = {
-    **_each("uuid", _MEDIA),
+    **_each("uuid", "The server itself knows equal images."),
     **_each("cache_control prompt_cache_breakpoint", _PREFIX_CACHE),
     **_each("annotations", _OUTPUT, []),
 }
@@ -115,7 +115,7 @@ PART_TYPES: Final[Refusals] = {
 
 # Part types that carry something else than text.
 MODALITIES: Final = frozenset(
-    _each("image_url input_image image_embeds image_pil", _MEDIA)
+    _each("input_image image_embeds image_pil", "Send images as parts of type 'image_url'.")
     | _each("input_audio audio_url audio_embeds video_url video_embeds file input_file prompt_embeds", _MEDIA)
 )
 

@@ -39,6 +39,7 @@ class RequestBounds:
     max_messages: int = 2048
     max_prompts: int = 64
     max_choices: int = 128
+    max_images: int = 16
 
 
 def nullable_options(schema: dict[str, Any]) -> None:

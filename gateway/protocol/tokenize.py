@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
 
 from engine.types import ToolUse
 from gateway.protocol import refused, strictjson
-from gateway.protocol.chat import Message, check_messages, screen_messages
+from gateway.protocol.chat import Message, check_messages, images_of, screen_messages
+from gateway.protocol.images import ImageReference, check_images
 from gateway.protocol.sampling import ModelName, RequestBounds, nullable_options, without_nulls
 from gateway.protocol.tools import MAX_TOOLS, FunctionTool, check_tools, tool_use
 from gateway.protocol.validation import array_too_long, bad_value, first_problem, missing
@@ -54,6 +55,10 @@ class TokenizeRequest(_Request):
     def tool_use(self) -> ToolUse | None:
         """The tools as the engine takes them."""
         return None if not self.tools else tool_use(self.tools, None, None)
+
+    def images(self) -> list[ImageReference]:
+        """Every image in it, in order."""
+        return images_of(self.messages)
 
 
 class DetokenizeRequest(_Request):
@@ -101,6 +106,7 @@ def parse_tokenize(data: bytes, bounds: RequestBounds) -> TokenizeRequest:
             raise bad_value("Only allowed with 'messages'.").at("tools")
         return request
     check_messages(request.messages)
+    check_images(request.images(), bounds.max_images, "messages")
     check_tools(request.tools, None, None)
     if request.prompt is not None:
         raise bad_value("Send either 'prompt' or 'messages'.").at("messages")

@@ -13,6 +13,7 @@ from gateway.limits.reserve import LimitClass
 from gateway.pipeline import Pipeline
 from gateway.protocol.chat import ChatCompletionRequest, parse_chat
 from gateway.protocol.encode import ChatEncoder
+from gateway.protocol.images import ImageReference, Images
 from gateway.protocol.responses import ChatCompletion, ChatCompletionChunk
 from gateway.protocol.sampling import RequestBounds
 from gateway.routing import Route
@@ -33,9 +34,15 @@ class ChatSurface:
         """See :meth:`ChatCompletionRequest.texts`."""
         return request.texts()
 
-    async def prompts(self, request: ChatCompletionRequest, model: str, engine: Engine) -> Sequence[Prompt]:
+    def images(self, request: ChatCompletionRequest) -> Sequence[ImageReference]:
+        """See :meth:`ChatCompletionRequest.images`."""
+        return request.images()
+
+    async def prompts(
+        self, request: ChatCompletionRequest, model: str, engine: Engine, images: Images
+    ) -> Sequence[Prompt]:
         """One prompt: the rendered conversation."""
-        return [await engine.render_chat(model, request.conversation())]
+        return [await engine.render_chat(model, request.conversation(images))]
 
     def encoder(self, request: ChatCompletionRequest, response_id: str, prompts: Sequence[Prompt]) -> ChatEncoder:  # noqa: ARG002
         """See :class:`gateway.protocol.encode.ChatEncoder`."""

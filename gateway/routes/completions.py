@@ -13,6 +13,7 @@ from gateway.limits.reserve import LimitClass
 from gateway.pipeline import Pipeline
 from gateway.protocol.completions import CompletionRequest, parse_completion
 from gateway.protocol.encode import CompletionEncoder
+from gateway.protocol.images import ImageReference, Images
 from gateway.protocol.responses import Completion
 from gateway.protocol.sampling import RequestBounds
 from gateway.routing import Route
@@ -35,7 +36,17 @@ class CompletionSurface:
             Passage(prompt, "user") if isinstance(prompt, str) else TokenPassage(prompt) for prompt in request.prompts
         ]
 
-    async def prompts(self, request: CompletionRequest, model: str, engine: Engine) -> Sequence[Prompt]:
+    def images(self, request: CompletionRequest) -> Sequence[ImageReference]:  # noqa: ARG002
+        """None: a plain text names none."""
+        return ()
+
+    async def prompts(
+        self,
+        request: CompletionRequest,
+        model: str,
+        engine: Engine,
+        images: Images,  # noqa: ARG002
+    ) -> Sequence[Prompt]:
         """One prompt per entry, token ids as they are; their text only where it is echoed."""
         return [await self._prompt(request, prompt, model, engine) for prompt in request.prompts]
 

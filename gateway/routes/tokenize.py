@@ -14,6 +14,7 @@ from gateway.guardian.check import GuardPolicy
 from gateway.limits.reserve import LimitClass
 from gateway.pipeline import Pipeline
 from gateway.protocol.chat import conversation_of
+from gateway.protocol.images import Images
 from gateway.protocol.tokenize import (
     DetokenizeRequest,
     Text,
@@ -34,7 +35,8 @@ def routes(pipeline: Pipeline, engine: Engine) -> list[Route]:
         model = pipeline.resolve(request.model, principal)
         exchange.model, exchange.adapter = model.id, model.adapter
         try:
-            ids = (await _prompt(engine, model.id, request)).token_ids
+            async with pipeline.pictures(request.images(), model, principal) as images:
+                ids = (await _prompt(engine, model.id, request, images)).token_ids
             strings = await engine.token_strings(model.id, ids) if request.return_token_strs else None
         except EngineError as error:
             raise from_engine(error, prompt_param="messages" if request.messages else "prompt") from error
@@ -79,7 +81,7 @@ def routes(pipeline: Pipeline, engine: Engine) -> list[Route]:
     ]
 
 
-async def _prompt(engine: Engine, model: str, request: TokenizeRequest) -> Prompt:
+async def _prompt(engine: Engine, model: str, request: TokenizeRequest, images: Images) -> Prompt:
     if request.messages:
-        return await engine.render_chat(model, conversation_of(request.messages, request.tool_use()))
+        return await engine.render_chat(model, conversation_of(request.messages, images, request.tool_use()))
     return await engine.tokenize(model, request.prompt or "", add_special_tokens=request.add_special_tokens)

@@ -12,6 +12,7 @@ from gateway.settings.limits import (
     QuotaSettings,
 )
 from gateway.settings.logs import LogSettings
+from gateway.settings.media import MediaSettings
 from gateway.settings.section import Section, SettingsError
 from gateway.settings.tree import MIN_SECRET_LENGTH, OTHER_VARIABLES, PREFIX, Settings, load
 
@@ -30,6 +31,7 @@ __all__ = [
     "LedgerSettings",
     "LimitSettings",
     "LogSettings",
+    "MediaSettings",
     "PriceSettings",
     "QuotaSettings",
     "Section",

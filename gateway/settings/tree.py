@@ -17,6 +17,7 @@ from gateway.settings.guard import GuardSettings
 from gateway.settings.http import HttpSettings
 from gateway.settings.limits import AdmissionSettings, LimitSettings
 from gateway.settings.logs import LogSettings
+from gateway.settings.media import MediaSettings
 from gateway.settings.section import SettingsError
 
 PREFIX: Final = "SLUICE_"
@@ -70,6 +71,7 @@ class Settings(BaseSettings):
     http: HttpSettings = HttpSettings()
     limits: LimitSettings = LimitSettings()
     admission: AdmissionSettings = AdmissionSettings()
+    media: MediaSettings = MediaSettings()
     access: AccessSettings = AccessSettings()
     jwt: list[JwtSettings] = Field([], description="Accepted issuers of bearer JWTs.")
     store: StoreSettings = StoreSettings()

@@ -59,6 +59,7 @@ class StubConfig:
     max_waiting: int = 4096
     reply_tokens: int | None = None
     prefix_block: int = 0
+    images: bool = False
 
 
 @dataclass(slots=True)
@@ -128,7 +129,7 @@ class StubEngine:
     # --- the facade --------------------------------------------------------------------------------------------
 
     def models(self) -> Sequence[ModelInfo]:
-        return [ModelInfo(self.config.model, 1_700_000_000, self.config.context_length)]
+        return [ModelInfo(self.config.model, 1_700_000_000, self.config.context_length, images=self.config.images)]
 
     def state(self) -> EngineState:
         running = sum(len(each.open) for each in self._running.values())

@@ -12,6 +12,7 @@ from engine.types import (
     Delta,
     FinishReason,
     GenerationRequest,
+    Image,
     PositionLogprobs,
     TokenLogprob,
     UnknownToken,
@@ -58,9 +59,16 @@ def render(messages: Sequence[ChatMessage]) -> list[int]:
     """The chat template: a role token, the content as plain bytes, the end of the turn."""
     ids: list[int] = []
     for message in messages:
-        text = message.content if isinstance(message.content, str) else "".join(map(str, message.content))
-        ids += [ROLES[message.role], *encode(text), END_OF_TURN]
+        pieces = (message.content,) if isinstance(message.content, str) else message.content
+        ids += [ROLES[message.role], *encode("".join(map(_spelled, pieces))), END_OF_TURN]
     return [*ids, ROLES["assistant"]]
+
+
+def _spelled(piece: str | Image) -> str:
+    """A picture reads as its size and the mean of its bytes."""
+    if isinstance(piece, str):
+        return piece
+    return f"<{piece.width}x{piece.height} {sum(piece.rgb) / len(piece.rgb):.1f}>"
 
 
 class Speaker:

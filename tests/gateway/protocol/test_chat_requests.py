@@ -88,7 +88,12 @@ ROWS = [
     Row("P05", {"messages": part(type="smell", text="x")}, "messages[0].content[0].type", "invalid_value"),
     Row("P05 number", {"messages": part(type=1, text="x")}, "messages[0].content[0].type", "invalid_value"),
     Row("P05 missing", {"messages": part(text="x")}, "messages[0].content[0].type", "missing_required_parameter"),
-    Row("I18", {"messages": part(type="image_url", image_url={})}, "messages[0].content", "unsupported_modality"),
+    Row(
+        "image without a URL",
+        {"messages": part(type="image_url", image_url={})},
+        "messages[0].content[0].image_url.url",
+        "missing_required_parameter",
+    ),
     Row("I18 audio", {"messages": part(type="input_audio")}, "messages[0].content", "unsupported_modality"),
     Row(
         "I19",
@@ -253,7 +258,7 @@ def test_null_means_absent() -> None:
 
 
 def test_messages_become_plain_text() -> None:
-    assert parse(**FULL).conversation().messages == [
+    assert parse(**FULL).conversation({}).messages == [
         ChatMessage("developer", "Be brief."),
         ChatMessage("system", "Be kind.\nBe true."),
         ChatMessage("user", "Hi\x00", "ann"),

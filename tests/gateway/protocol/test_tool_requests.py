@@ -162,7 +162,7 @@ def test_choices(choice: Any, mode: Any, only: tuple[str, ...]) -> None:
         Tool("g", param="tools[1].function.parameters"),
     )
     assert request.parsing().tools == ToolUse(tools, mode, only, parallel=False)
-    assert request.conversation().tools == request.parsing().tools
+    assert request.conversation({}).tools == request.parsing().tools
     assert list(request.tools[0].function.parameters["properties"]) == ["z", "a"]  # type: ignore[index]
 
 
@@ -177,13 +177,13 @@ def test_a_conversation_with_calls() -> None:
         ],
         reasoning_effort="low",
     )
-    assert request.conversation().messages == [
+    assert request.conversation({}).messages == [
         ChatMessage("user", "Hi"),
         ChatMessage("assistant", "", None, (ToolCall("c1", "f", arguments), ToolCall("c2", "g", "")), None, "Hm."),
         ChatMessage("tool", "4", tool_call_id="c2"),
         ChatMessage("tool", "4", tool_call_id="c1"),
     ]
-    assert request.conversation().effort == "low"
+    assert request.conversation({}).effort == "low"
 
 
 def test_a_guard_sees_every_text() -> None:
