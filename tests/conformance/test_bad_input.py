@@ -151,7 +151,13 @@ def test_control_tokens_in_a_message_stay_text(api: Api) -> None:
 @pytest.mark.parametrize("unit", ["a", " ", "👩‍👩‍👧‍👦", "Z͑ͫ̓a̴l̵g̷o̸"])
 def test_a_megabyte_is_refused_and_stalls_nobody(api: Api, unit: str) -> None:
     text = unit * (1_000_000 // len(unit.encode()))
-    worst: list[float] = []
+    # A busy machine pauses everybody now and then; a loop that the tokeniser holds up stands still every time.
+    assert any(_slowest_bystander(api, text) < 1.0 for _ in range(4))
+
+
+def _slowest_bystander(api: Api, text: str) -> float:
+    """Seconds of the slowest answer that others got while ``text`` was looked at and refused."""
+    worst = [0.0]
     done = threading.Event()
 
     def ask_others() -> None:
@@ -166,7 +172,7 @@ def test_a_megabyte_is_refused_and_stalls_nobody(api: Api, unit: str) -> None:
     finally:
         done.set()
         watcher.join()
-    assert max(worst) < 1.0  # a stalled loop would take as long as the tokeniser
+    return max(worst)
 
 
 def test_nothing_leaks_from_refusals(api: Api) -> None:
