@@ -79,7 +79,8 @@ class Generation:
 
     def _take(self, output: RequestOutput | Exception) -> None:
         if isinstance(output, Exception):
-            self.fail(output)
+            # vLLM pushes errors to all requests at once, when its output handler ends (``propagate_error``).
+            self.fail(EngineUnavailable("the engine died"))
             return
         if not self.started:
             self.started = True
