@@ -20,6 +20,13 @@ for name in [name for name in os.environ if name.startswith("SLUICE_")]:
     del os.environ[name]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever asks for the shared engine needs it, also where nobody said so."""
+    for item in items:
+        if "real" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.engine)
+
+
 @pytest.fixture
 async def stub(tmp_path: Path) -> AsyncIterator[Live]:
     """A gateway over the stub engine, on the test's own event loop."""
