@@ -42,7 +42,7 @@ from gateway.observability.metrics import Metrics
 from gateway.openapi import document
 from gateway.pipeline import Pipeline, Policy
 from gateway.protocol.sampling import RequestBounds
-from gateway.routes import admin_keys, admin_usage, chat, completions, models, system, tokenize
+from gateway.routes import admin_keys, admin_usage, chat, completions, guard, models, system, tokenize
 from gateway.routing import Route, RouteTable
 from gateway.settings import Settings, SettingsError
 from gateway.store.audit import AuditEntry
@@ -89,9 +89,9 @@ def create_app(
         settings.access.trusted_proxies,
         DenialAudit(store.audit.record) if store is not None else unobserved,
     )
-    guardian = build_guardian(
-        settings.guard, engine, metrics, store.audit.record if store is not None else unaudited, worker
-    )
+    books = ObservedLedger(ledger, _count_for_tenants(settings, metrics))
+    audit = store.audit.record if store is not None else unaudited
+    guardian = build_guardian(settings.guard, engine, metrics, audit, worker, books)
     pipeline = Pipeline(
         engine=engine,
         adapters=adapters,
@@ -101,7 +101,7 @@ def create_app(
         guard=guardian or Unguarded(),
         media=media,
         salts=_salts(settings, secret),
-        ledger=ObservedLedger(ledger, _count_for_tenants(settings, metrics)),
+        ledger=books,
         metrics=metrics,
         policy=_policy(settings),
         decoder=worker,
@@ -113,6 +113,7 @@ def create_app(
             *completions.routes(pipeline),
             *models.routes(pipeline),
             *tokenize.routes(pipeline, engine),
+            *guard.routes(pipeline, guardian),
             *(keys.routes(pipeline) if keys is not None else ()),
             *system.health_routes(gateway.is_started, gateway.not_ready_reason, gateway.degraded),
             *system.metrics_routes(

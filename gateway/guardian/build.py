@@ -9,6 +9,7 @@ from engine.types import Engine
 from gateway.guardian.cache import FindingCache
 from gateway.guardian.court import Court
 from gateway.guardian.guardian import Guardian
+from gateway.guardian.model import Asked, GuardModel
 from gateway.guardian.moderation import ModerationEndpoint
 from gateway.guardian.observer import GuardMetrics
 from gateway.guardian.panel import Panel
@@ -18,9 +19,16 @@ from gateway.guardian.rules import Rules
 from gateway.guardian.seat import Seat
 from gateway.guardian.verdicts import Evaluator
 from gateway.observability.metrics import Metrics
-from gateway.settings.guard import EvaluatorSettings, GuardSettings, ModerationSettings, RulesSettings
+from gateway.settings.guard import (
+    EvaluatorSettings,
+    GuardModelSettings,
+    GuardSettings,
+    ModerationSettings,
+    RulesSettings,
+)
 from gateway.settings.section import SettingsError
 from gateway.store.audit import AuditEntry
+from gateway.usage.ledger import Ledger
 
 
 def build_guardian(
@@ -29,12 +37,13 @@ def build_guardian(
     metrics: Metrics,
     audit: Callable[[AuditEntry], None],
     worker: Executor,
+    ledger: Ledger,
 ) -> Guardian | None:
     """The configured guard; None if there is no evaluator. Raises :class:`SettingsError`."""
     if not settings.evaluators:
         return None
     observer = GuardMetrics(metrics.registry)
-    evaluators = [build_evaluator(each, worker) for each in settings.evaluators]
+    evaluators = [build_evaluator(each, engine, worker, ledger) for each in settings.evaluators]
     seats = [Seat(each, settings.concurrency, observer) for each in evaluators]
     panel = Panel(seats, FindingCache(settings.cache_entries), observer)
     policies = settings.policies()
@@ -43,13 +52,16 @@ def build_guardian(
     return Guardian(court, engine, policies)
 
 
-def build_evaluator(settings: EvaluatorSettings, worker: Executor) -> Evaluator:
+def build_evaluator(settings: EvaluatorSettings, engine: Engine, worker: Executor, ledger: Ledger) -> Evaluator:
     """One evaluator. Raises :class:`SettingsError`."""
     match settings:
         case RulesSettings():
             return Rules(settings.name, settings.patterns, secrets=settings.secrets, pii=settings.pii, worker=worker)
         case ModerationSettings():
             return ModerationEndpoint.of_settings(settings)
+        case GuardModelSettings():
+            asked = Asked(settings.model, settings.format, settings.adapter)
+            return GuardModel(settings.name, asked, engine, ledger, risks=settings.risks, window=settings.window)
 
 
 def check_risks(policies: PolicySet, panel: Panel) -> None:

@@ -12,7 +12,7 @@ Key = tuple[str, str, bytes]
 
 def digest(content: Content) -> bytes:
     """Sixteen bytes that stand for ``content``: no text is kept."""
-    parts = (content.user, content.assistant, content.context)
+    parts = (content.user, content.assistant, content.context, content.format, str(content.think))
     hashed = blake2b(digest_size=16)
     for part in parts:
         raw = b"" if part is None else part.encode("utf-8", "surrogatepass")

@@ -37,13 +37,24 @@ CATEGORIES: Final[Mapping[str, str]] = {
     "violence": "violence",
     "violence/graphic": "violence",
 }
+#: The other way round: which risk of ours shows a category, where one does without saying more than it knows.
+CATEGORY_RISKS: Final[Mapping[str, str | None]] = {
+    **dict.fromkeys(CATEGORIES),
+    "harassment": "social_bias",
+    "hate": "social_bias",
+    "illicit": "unethical_behavior",
+    "sexual": "sexual_content",
+    "violence": "violence",
+}
 
 
 class ModerationEndpoint:
-    """See :class:`gateway.guardian.verdicts.Evaluator`. Any category of OpenAI's also counts as ``harm``."""
+    """See :class:`gateway.guardian.verdicts.Evaluator`. Its risks are OpenAI's categories and the risks they show; any
+    category also counts as ``harm``.
+    """
 
     learned = True
-    risks = frozenset((*CATEGORIES.values(), "harm"))
+    risks = frozenset((*CATEGORIES, *CATEGORIES.values(), "harm"))
 
     def __init__(self, name: str, url: str, key: str | None, model: str | None, window: int) -> None:
         self.name = name
@@ -121,5 +132,7 @@ def _number(value: Any) -> float:
 
 def _score(scores: Mapping[str, float], risk: str) -> float:
     """The worst of the categories that show ``risk``. A category that is not known counts as harm."""
+    if risk in scores:
+        return scores[risk]
     shown = [score for category, score in scores.items() if risk == "harm" or CATEGORIES.get(category) == risk]
     return max(shown, default=0.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from gateway.guardian.cache import FindingCache, digest
@@ -49,6 +49,17 @@ class Panel:
         self._observer = observer
         self.risks = frozenset(risk for seat in seats for risk in seat.evaluator.risks)
 
+    @property
+    def names(self) -> frozenset[str]:
+        """Of the evaluators."""
+        return frozenset(seat.evaluator.name for seat in self._seats)
+
+    def judged_by(self, name: str | None) -> frozenset[str]:
+        """The risks that the evaluator ``name`` judges; None: that anyone does."""
+        if name is None:
+            return self.risks
+        return frozenset(risk for seat in self._seats if seat.evaluator.name == name for risk in seat.evaluator.risks)
+
     def resting(self) -> list[str]:
         """Evaluators that are left alone because they fail."""
         return [seat.evaluator.name for seat in self._seats if not seat.available]
@@ -67,13 +78,15 @@ class Panel:
         seconds: float,
         remember: bool = True,
         learned: bool = True,
+        only: str | None = None,
     ) -> Assessment:
         """Verdicts on ``content`` for the risks of ``thresholds``. Several evaluators of one risk: the worst counts.
 
-        ``seconds`` are for every answer, its waiting for a turn included; ``learned`` False asks only the others.
-        Never raises for an evaluator's fault.
+        ``seconds`` are for every answer, its waiting for a turn included; ``learned`` False asks only the others,
+        ``only`` names one evaluator. Never raises for an evaluator's fault.
         """
         seats = [seat for seat in self._seats if learned or not seat.evaluator.learned]
+        seats = [seat for seat in seats if only in (None, seat.evaluator.name)]
         asked = [(seat, risks) for seat in seats if (risks := _of_seat(seat, thresholds))]
         found = await asyncio.gather(*(self._ask(seat, content, risks, seconds, remember) for seat, risks in asked))
         findings: dict[str, Finding] = {}
@@ -152,15 +165,17 @@ def _worst(one: Finding | None, other: Finding) -> Finding:
         return other
     worse, better = (one, other) if one.score >= other.score else (other, one)
     spans = tuple(sorted({*worse.spans, *better.spans}))
-    return Finding(worse.score, worse.reasoning or better.reasoning, spans)
+    return replace(worse, reasoning=worse.reasoning or better.reasoning, spans=spans)
 
 
 def _moved(finding: Finding, offset: int | None) -> Finding:
     if not finding.spans or offset == 0:
         return finding
     spans = () if offset is None else tuple((start + offset, end + offset) for start, end in finding.spans)
-    return Finding(finding.score, finding.reasoning, spans)
+    return replace(finding, spans=spans)
 
 
 def _verdict(risk: str, finding: Finding, threshold: float) -> Verdict:
-    return Verdict(risk, finding.score >= threshold, finding.score, finding.reasoning, finding.spans)
+    return Verdict(
+        risk, finding.score >= threshold, finding.score, finding.reasoning, finding.spans, finding.confidence
+    )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol, TypeAlias
+
+GraniteFormat: TypeAlias = Literal["3.0", "3.2", "3.3"]
 
 
 class GuardFailure(Exception):
@@ -18,11 +20,16 @@ class GuardFailure(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What is judged: the assistant's text if there is one, else the user's. The rest says what it belongs to."""
+    """What is judged: the assistant's text if there is one, else the user's. The rest says what it belongs to.
+
+    ``format``: how a Granite Guardian is asked, None for the way it is configured; ``think``: whether it thinks first.
+    """
 
     user: str = ""
     assistant: str | None = None
     context: str | None = None
+    format: GraniteFormat | None = None
+    think: bool = False
 
     @property
     def judged(self) -> str:
@@ -31,9 +38,7 @@ class Content:
 
     def with_judged(self, text: str) -> Content:
         """The same with another text to judge."""
-        if self.assistant is None:
-            return Content(text, None, self.context)
-        return Content(self.user, text, self.context)
+        return replace(self, user=text) if self.assistant is None else replace(self, assistant=text)
 
 
 Span = tuple[int, int]
@@ -43,12 +48,14 @@ Span = tuple[int, int]
 class Finding:
     """What an evaluator thinks of one risk. ``score``: probability in 0 to 1 that it is there.
 
-    ``spans``: where, as characters of the judged text, if the evaluator knows.
+    ``spans``: where, as characters of the judged text, if the evaluator knows. ``confidence``: what it said itself of
+    how sure it is.
     """
 
     score: float
     reasoning: str | None = None
     spans: tuple[Span, ...] = ()
+    confidence: float | None = None
 
     def __post_init__(self) -> None:
         # NaN is neither safe nor unsafe.
@@ -65,10 +72,13 @@ class Verdict:
     score: float
     reasoning: str | None = None
     spans: tuple[Span, ...] = ()
+    stated: float | None = None
 
     @property
     def confidence(self) -> float:
-        """How sure the verdict is, from 0.5 to 1 for thresholds in the middle."""
+        """How sure the verdict is: as the evaluator stated it, or the probability of what the verdict says."""
+        if self.stated is not None:
+            return self.stated
         return self.score if self.unsafe else 1.0 - self.score
 
 

@@ -9,6 +9,8 @@ import regex
 from pydantic import Field, field_validator, model_validator
 
 from gateway.guardian.policy import DEFAULT_THRESHOLD, Policy, PolicySet, StreamPolicy
+from gateway.guardian.risks import RISKS
+from gateway.guardian.templates import GuardFormat
 from gateway.settings.section import Section
 
 Threshold = Annotated[float, Field(ge=0, le=1)]
@@ -49,7 +51,27 @@ class ModerationSettings(Section):
     window: int = Field(8000, ge=256, description="Characters per question; longer texts are asked about in pieces.")
 
 
-EvaluatorSettings = Annotated[RulesSettings | ModerationSettings, Field(discriminator="kind")]
+class GuardModelSettings(Section):
+    """A guard model of this server, or an adapter on one of its models."""
+
+    kind: Literal["model"] = Field(description="The kind of evaluator.")
+    name: str = Field("model", pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="Its name in metrics and logs.")
+    model: str = Field(min_length=1, description="The id of a model of this server.")
+    adapter: str | None = Field(None, description="A LoRA adapter on it; default: the model itself.")
+    format: GuardFormat = Field("granite-3.2", description="How it is asked.")
+    risks: list[str] = Field([], description="The risks it judges; default: all that its format knows.")
+    window: int = Field(4000, ge=256, description="Characters per question; longer texts are asked about in pieces.")
+
+    @field_validator("risks")
+    @classmethod
+    def _known(cls, risks: list[str]) -> list[str]:
+        for risk in risks:
+            if risk not in RISKS:
+                raise ValueError(f"{risk}: not one of {', '.join(RISKS)}")
+        return risks
+
+
+EvaluatorSettings = Annotated[RulesSettings | ModerationSettings | GuardModelSettings, Field(discriminator="kind")]
 
 
 class StreamGuardSettings(Section):
