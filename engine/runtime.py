@@ -266,12 +266,14 @@ class VllmEngine:
         prompts = self._serving(model).prompts
         return await asyncio.get_running_loop().run_in_executor(self._render, prompts.decode, token_ids)
 
-    async def constrain(self, model: str, constraint: Constraint | None, parsing: Parsing | None) -> None:
+    async def constrain(
+        self, model: str, constraint: Constraint | None, parsing: Parsing | None, *, tenant: str = ""
+    ) -> None:
         """See :meth:`engine.types.Engine.constrain`."""
         core = self._serving(model)
         plan = await asyncio.get_running_loop().run_in_executor(self._render, core.checked_plan, constraint, parsing)
         if plan is not None:
-            await self._judge.check(plan)
+            await self._judge.check(plan, tenant)
 
     async def token_strings(self, model: str, token_ids: Sequence[int]) -> Sequence[str]:
         """See :meth:`engine.types.Engine.token_strings`."""

@@ -11,6 +11,7 @@ Exceptions a caller of the facade can see::
      ├── AdapterInUse           requests run on it, and nobody asked to wait for them
      ├── AdapterUnavailable     a known adapter that cannot be brought into the engine now
      ├── EngineOverloaded       queue bounds reached; retry later
+     │    └── SchemasWaiting    too many new schemas wait to be judged; retry later
      ├── EngineUnavailable      not started, dead, hung or restarting; retry later
      └── GenerationFailed       this one generation ended in an error inside the engine
 """
@@ -113,6 +114,10 @@ class EngineOverloaded(EngineError):
     def __init__(self, message: str, *, retry_after: float = 1.0) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class SchemasWaiting(EngineOverloaded):
+    """Too many schemas that are new to the engine wait to be judged; requests without one are not held up."""
 
 
 class EngineUnavailable(EngineError):
@@ -460,11 +465,13 @@ class Engine(Protocol):
     async def token_strings(self, model: str, token_ids: Sequence[int]) -> Sequence[str]:
         """Each id as the tokeniser spells it. Raises :class:`UnknownToken`."""
 
-    async def constrain(self, model: str, constraint: Constraint | None, parsing: Parsing | None) -> None:
+    async def constrain(
+        self, model: str, constraint: Constraint | None, parsing: Parsing | None, *, tenant: str = ""
+    ) -> None:
         """Judge, under a budget and off the event loop, the grammar that these ask of the output; remembered.
 
-        ``run`` takes only what was judged here. Raises :class:`RequestRejected` with the ``code`` and ``param`` of the
-        schema or tool at fault, :class:`EngineOverloaded` when too many wait to be judged.
+        ``run`` takes only what was judged here. Tenants take turns. Raises :class:`RequestRejected` with the ``code``
+        and ``param`` of the schema or tool at fault, :class:`SchemasWaiting` when too many wait to be judged.
         """
 
     def adapters(self) -> Sequence[AdapterInfo]:

@@ -233,6 +233,14 @@ def from_engine(error: engine.EngineError, *, prompt_param: str, limit_param: st
             return ApiError(
                 400 if error.code == "unsafe_artifact" else 422, str(error), code=error.code, param="source"
             )
+        case engine.SchemasWaiting():
+            return ApiError(
+                503,
+                "Too many new schemas are waiting to be checked. Try again later.",
+                code="queue_timeout",
+                type=SERVER,
+                retry_after=error.retry_after,
+            )
         case engine.EngineOverloaded():
             return ApiError(
                 503,

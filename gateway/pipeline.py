@@ -233,9 +233,18 @@ class Pipeline:
         ]
         return models + adapters
 
-    async def generate(self, exchange: Exchange, surface: Surface[T], keep: Keep | None = None) -> None:
-        """One generation, from its headers to the settled account; ``keep`` is told of it before its last bytes."""
-        principal, deadline = self.begin(exchange, surface.id_prefix)
+    async def generate(
+        self,
+        exchange: Exchange,
+        surface: Surface[T],
+        keep: Keep | None = None,
+        *,
+        principal: Principal | None = None,
+    ) -> None:
+        """One generation, from its headers to the settled account; ``keep`` is told of it before its last bytes.
+        ``principal``: who is identified already.
+        """
+        principal, deadline = self.begin(exchange, surface.id_prefix, principal)
         request = await self.read(exchange, surface.parse)
         model = self.resolve(request.model, principal)
         exchange.model, exchange.adapter = model.id, model.adapter
@@ -251,10 +260,15 @@ class Pipeline:
 
     # -- the steps of it, for surfaces that read and plan in another way --------------------------------------------
 
-    def begin(self, exchange: Exchange, id_prefix: str) -> tuple[Principal, float]:
-        """Who asks, and until when (as ``time.monotonic``) it may take. Raises :class:`ApiError`."""
+    def begin(
+        self, exchange: Exchange, id_prefix: str, principal: Principal | None = None
+    ) -> tuple[Principal, float]:
+        """Who asks (``principal`` if that is known), and until when (as ``time.monotonic``) it may take.
+
+        Raises :class:`ApiError`.
+        """
         exchange.life = Life(self._ledger, new_id(id_prefix), received_at=exchange.received)
-        principal = self._authorize(exchange)
+        principal = principal or self._authorize(exchange)
         self._gate.require_open(principal.tenant)
         return principal, exchange.received + exchange.deadline(self._policy.request_timeout)
 
@@ -284,7 +298,7 @@ class Pipeline:
         lease = await self._reserve(exchange, principal, job)
         try:
             async with watch.over(passages):
-                await self._constrain(job)
+                await self._constrain(job, principal.tenant)
                 async with self._holding_adapter(job) as held:
                     slot = await self._gate.enter(_ticket(held, principal, deadline))
                     try:
@@ -396,12 +410,12 @@ class Pipeline:
         exchange.rate_headers = lease.headers
         return lease
 
-    async def _constrain(self, job: Job[Any]) -> None:
+    async def _constrain(self, job: Job[Any], tenant: str) -> None:
         constraint, parsing = job.request.constraint(), job.request.parsing()
         if constraint is None and (parsing is None or parsing.tools is None):
             return
         try:
-            await self._engine.constrain(job.model.id, constraint, parsing)
+            await self._engine.constrain(job.model.id, constraint, parsing, tenant=tenant)
         except EngineError as error:
             raise from_engine(error, prompt_param=job.prompt_param) from error
 

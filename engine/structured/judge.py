@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 import sys
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,14 +14,16 @@ from typing import Any, Final
 
 from engine.structured.plan import Plan
 from engine.structured.refusal import VALUE, NotEnforceable
+from engine.structured.turns import FairTurns
 from engine.structured.worker import WALL_FACTOR
-from engine.types import EngineOverloaded
+from engine.types import EngineOverloaded, SchemasWaiting
 
 log = logging.getLogger("sluice.engine")
 
 MAX_VERDICTS: Final = 4096
-#: Plans that wait for the worker; more are turned away.
+#: Plans that wait for the worker, in all and of one caller; more are turned away.
 MAX_WAITING: Final = 32
+MAX_WAITING_EACH: Final = 16
 START_SECONDS: Final = 120.0
 
 
@@ -36,7 +38,8 @@ class GrammarJudge:
     """One worker, started in the background by :meth:`start` and again whenever it is gone.
 
     ``vocabulary`` gives xgrammar's ``TokenizerInfo`` as JSON; it is called in a thread. Equal plans that come at once
-    are tried once; a bounded number of verdicts is kept, the least recently used leave first.
+    are tried once; a bounded number of verdicts is kept, the least recently used leave first. Callers with something
+    to try take turns, so that one caller's costly plans make another wait for one of them at most.
     """
 
     def __init__(self, vocabulary: Callable[[], str], limits: JudgeLimits) -> None:
@@ -44,7 +47,8 @@ class GrammarJudge:
         self._limits = limits
         self._verdicts: OrderedDict[bytes, dict[str, Any]] = OrderedDict()
         self._asked: dict[bytes, asyncio.Task[dict[str, Any]]] = {}
-        self._turn = asyncio.Lock()
+        self._waiting: Counter[str] = Counter()
+        self._turns = FairTurns()
         self._process: asyncio.subprocess.Process | None = None
         self._starting: asyncio.Task[None] | None = None
 
@@ -60,41 +64,45 @@ class GrammarJudge:
                 await task
         await self._kill()
 
-    async def check(self, plan: Plan) -> None:
-        """Return if the engine may be given ``plan``.
+    async def check(self, plan: Plan, caller: str = "") -> None:
+        """Return if the engine may be given ``plan``. ``caller``: who has to wait for a turn where others do too.
 
         Raises :class:`~engine.types.RequestRejected` naming its field, or :class:`EngineOverloaded`.
         """
-        verdict = await self._verdict(plan)
+        verdict = await self._verdict(plan, caller)
         if "code" in verdict:
             code = VALUE if verdict["code"] == "invalid" and plan.kind != "json" else verdict["code"]
             code = "invalid_json_schema" if code == "invalid" else code
             raise NotEnforceable(code, verdict["hint"]).rejected(plan.param)
 
-    async def _verdict(self, plan: Plan) -> dict[str, Any]:
+    async def _verdict(self, plan: Plan, caller: str) -> dict[str, Any]:
         key = plan.key()
         if (known := self._verdicts.get(key)) is not None:
             self._verdicts.move_to_end(key)
             return known
         task = self._asked.get(key)
         if task is None:
-            if len(self._asked) >= MAX_WAITING:
-                raise EngineOverloaded("too many new schemas are waiting to be checked", retry_after=1.0)
-            task = self._asked[key] = asyncio.create_task(self._ask(plan), name="grammar verdict")
-            task.add_done_callback(lambda done: self._remember(key, done))
+            if len(self._asked) >= MAX_WAITING or self._waiting[caller] >= MAX_WAITING_EACH:
+                raise SchemasWaiting("too many new schemas are waiting to be checked", retry_after=2.0)
+            self._waiting[caller] += 1
+            task = self._asked[key] = asyncio.create_task(self._ask(plan, caller), name="grammar verdict")
+            task.add_done_callback(lambda done: self._remember(key, caller, done))
         # A caller that leaves does not take the answer away from others who wait for it.
         return await asyncio.shield(task)
 
-    def _remember(self, key: bytes, task: asyncio.Task[dict[str, Any]]) -> None:
+    def _remember(self, key: bytes, caller: str, task: asyncio.Task[dict[str, Any]]) -> None:
         del self._asked[key]
+        self._waiting[caller] -= 1
+        if not self._waiting[caller]:
+            del self._waiting[caller]
         if task.cancelled() or task.exception() is not None:
             return
         self._verdicts[key] = task.result()
         while len(self._verdicts) > MAX_VERDICTS:
             self._verdicts.popitem(last=False)
 
-    async def _ask(self, plan: Plan) -> dict[str, Any]:
-        async with self._turn:
+    async def _ask(self, plan: Plan, caller: str) -> dict[str, Any]:
+        async with self._turns.of(caller):
             try:
                 process = await self._running()
                 # The worker keeps the limit by itself; this is for a worker that is broken.
@@ -109,7 +117,7 @@ class GrammarJudge:
                 raise
 
     async def _start_early(self) -> None:
-        async with self._turn:
+        async with self._turns.of(""):
             try:
                 await self._running()
             except Exception:  # nobody waits for it; whoever asks next is told

@@ -302,7 +302,12 @@ def parse_chat(data: bytes, bounds: RequestBounds) -> ChatCompletionRequest:
 
     Raises :class:`~gateway.errors.ApiError` 400 that names the field.
     """
-    body = screen_body(strictjson.loads(data), _FIELDS)
+    return read_chat(strictjson.loads(data), bounds)
+
+
+def read_chat(fields: refused.Fields, bounds: RequestBounds) -> ChatCompletionRequest:
+    """The same for a body that is decoded already."""
+    body = screen_body(fields, _FIELDS)
     messages = body.get("messages")
     if isinstance(messages, list):
         body = {**body, "messages": screen_messages(messages, bounds.max_messages)}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from typing import Any
 
+import httpx
 import pytest
 from jsonschema import Draft202012Validator
 
@@ -174,3 +176,100 @@ def test_a_tool_that_is_not_strict_may_say_more_than_a_grammar_can(api: Api) -> 
         "unsupported_schema_feature",
         "tools[0].function.parameters",
     )
+
+
+def test_f69_a_flood_of_costly_schemas_stalls_nobody_else(api: Api) -> None:
+    """100 at once, each new and as costly as is allowed: what cannot be tried in time is 503, the rest is served."""
+
+    def costly(number: int) -> dict[str, Any]:
+        properties = {f"p{number}_{place}": {"type": "string", "format": "uri"} for place in range(10)}
+        return formatted({"type": "object", "properties": properties, "additionalProperties": False})
+
+    async def flood() -> tuple[list[httpx.Response], list[httpx.Response]]:
+        async with httpx.AsyncClient(base_url=api.gateway.live.url, headers=api.gateway.live.authorization) as http:
+
+            async def ask(**fields: Any) -> httpx.Response:
+                body = {"model": api.model, "messages": [{"role": "user", "content": QUESTION}], "max_tokens": 1}
+                return await http.post("/v1/chat/completions", json={**body, **fields}, timeout=120)
+
+            structured = [asyncio.create_task(ask(response_format=costly(number))) for number in range(100)]
+            await asyncio.sleep(0.1)
+            plain = [await ask() for _ in range(5)]
+            busy = not all(task.done() for task in structured)
+            # A schema that is known already has nothing to wait for.
+            known = await ask(response_format=formatted(SCHEMAS["boolean"]))
+            assert busy
+            return [*plain, known], await asyncio.gather(*structured)
+
+    assert api.chat(QUESTION, response_format=formatted(SCHEMAS["boolean"]), max_tokens=1).status_code == 200
+    others, flooded = asyncio.run(flood())
+    assert {response.status_code for response in others} == {200}
+    served = [response for response in flooded if response.status_code == 200]
+    refused = [response for response in flooded if response.status_code != 200]
+    assert served
+    assert refused
+    for response in refused:
+        assert response.status_code == 503
+        assert response.json()["error"]["code"] == "queue_timeout"
+        assert int(response.headers["retry-after"]) >= 1
+
+
+S_TABLE: dict[str, tuple[dict[str, Any], str, str]] = {
+    "S01": ({"response_format": {"type": "yaml"}}, "invalid_value", "response_format.type"),
+    "S02 name": (
+        {"response_format": {"type": "json_schema", "json_schema": {"schema": {}}}},
+        "missing_required_parameter",
+        "response_format.json_schema.name",
+    ),
+    "S03": ({"response_format": formatted(False)}, "invalid_json_schema", "response_format.json_schema.schema"),
+    "S08": (
+        {"structured_outputs": {"json": {"anyOf": [json.loads('{"items":' * 17 + "{}" + "}" * 17)]}}},
+        "schema_too_complex",
+        "structured_outputs.json",
+    ),
+    "S11": (
+        {"response_format": formatted({"type": "string", "maxLength": 5000})},
+        "schema_too_complex",
+        "response_format.json_schema.schema",
+    ),
+    "S16": (
+        {"response_format": formatted({"const": "a\x00"})},
+        "invalid_unicode",
+        "response_format.json_schema.schema",
+    ),
+    "S19": ({"structured_outputs": {"regex": "a" * 1100}}, "invalid_value", "structured_outputs.regex"),
+    "S21": ({"structured_outputs": {"choice": ["a"] * 501}}, "array_above_max_length", "structured_outputs.choice"),
+    "S22": (
+        {"response_format": {"type": "json_object"}, "structured_outputs": {"regex": "a"}},
+        "invalid_value",
+        "response_format",
+    ),
+    "S24": (
+        {"tools": [{"type": "function", "function": {"name": f"f{place}"}} for place in range(129)]},
+        "array_above_max_length",
+        "tools",
+    ),
+    "S25": (
+        {"tools": [{"type": "function", "function": {"name": "a b"}}]},
+        "invalid_value",
+        "tools[0].function.name",
+    ),
+    "S26": (
+        {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"$ref": "#/nowhere"}}}]},
+        "invalid_json_schema",
+        "tools[0].function.parameters",
+    ),
+    "S28": (
+        {"messages": [{"role": "user", "content": "x"}, {"role": "tool", "tool_call_id": "c", "content": "x"}]},
+        "invalid_value",
+        "messages[1].tool_call_id",
+    ),
+}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("row", S_TABLE)
+def test_table_s_over_the_wire(api: Api, row: str, stream: bool) -> None:
+    fields, code, param = S_TABLE[row]
+    body = {"model": api.model, "messages": [{"role": "user", "content": "x"}], **fields, "stream": stream}
+    assert_error(api.http.post("/v1/chat/completions", json=body), 400, code, param)

@@ -192,7 +192,9 @@ class StubEngine:
         await self._slowly(model)
         return [toy_model.decode([token_id]) for token_id in token_ids]
 
-    async def constrain(self, model: str, constraint: Constraint | None, parsing: Parsing | None) -> None:
+    async def constrain(
+        self, model: str, constraint: Constraint | None, parsing: Parsing | None, *, tenant: str = ""
+    ) -> None:
         self._check_model(model)
 
     def adapters(self) -> Sequence[AdapterInfo]:

@@ -13,9 +13,9 @@ from typing import Any
 import psutil
 import pytest
 
-from engine.structured.judge import MAX_WAITING, GrammarJudge, JudgeLimits
+from engine.structured.judge import MAX_WAITING, MAX_WAITING_EACH, GrammarJudge, JudgeLimits
 from engine.structured.plan import Plan, check_constraint, plan_of
-from engine.types import Constraint, EngineOverloaded, RequestRejected
+from engine.types import Constraint, EngineOverloaded, RequestRejected, SchemasWaiting
 
 
 @pytest.fixture(scope="module")
@@ -77,9 +77,9 @@ async def test_equal_plans_are_tried_once_and_remembered(judge: GrammarJudge) ->
     asked = []
     ask = judge._ask
 
-    async def counted(plan: Plan) -> dict[str, Any]:
+    async def counted(plan: Plan, caller: str) -> dict[str, Any]:
         asked.append(plan)
-        return await ask(plan)
+        return await ask(plan, caller)
 
     judge._ask = counted  # type: ignore[method-assign]
     plans = [Plan("regex", "abc", param) for param in ("p", "q", "r")]
@@ -103,9 +103,9 @@ async def test_a_caller_that_leaves_takes_nobody_elses_answer_away(judge: Gramma
 
 
 async def test_too_many_at_once_are_turned_away(judge: GrammarJudge) -> None:
-    checks = [judge.check(Plan("regex", f"a{index}", "p")) for index in range(MAX_WAITING + 3)]
+    checks = [judge.check(Plan("regex", f"a{index}", "p"), f"caller{index % 4}") for index in range(MAX_WAITING + 3)]
     results = await asyncio.gather(*checks, return_exceptions=True)
-    assert [type(each) for each in results].count(EngineOverloaded) == 3
+    assert [type(each) for each in results].count(SchemasWaiting) == 3
     assert results.count(None) == MAX_WAITING
 
 
@@ -165,3 +165,20 @@ def test_refused_before_anything_is_compiled(constraint: Constraint, code: str) 
 @pytest.mark.parametrize("pattern", [r"\d{3}-\d{4}", r'"[^"]*"', r"(?:yes|no)\.", "[\\s\\S]*", r"a{2,}b?", "x*?"])
 def test_ordinary_patterns_are_allowed(pattern: str) -> None:
     check_constraint(Constraint("regex", pattern, "p"))
+
+
+async def test_f69_a_flood_of_one_caller_makes_another_wait_for_one_plan_at_most(judge: GrammarJudge) -> None:
+    order = []
+
+    async def asked(plan: Plan, caller: str) -> None:
+        await judge.check(plan, caller)
+        order.append(caller)
+
+    await judge.check(Plan("regex", "warm", "p"))
+    flood = [asyncio.create_task(asked(Plan("regex", f"f{index}", "p"), "flood")) for index in range(20)]
+    await asyncio.sleep(0)
+    await asyncio.gather(*(asked(Plan("regex", f"o{index}", "p"), "other") for index in range(2)))
+    results = await asyncio.gather(*flood, return_exceptions=True)
+    assert [type(each) for each in results].count(SchemasWaiting) == 20 - MAX_WAITING_EACH
+    assert "".join(name[0] for name in order).startswith("fofo")
+    assert not judge._waiting
