@@ -30,6 +30,7 @@ from gateway.guardian.check import Unguarded
 from gateway.guardian.guardian import Guardian
 from gateway.http.bounds import HttpBounds
 from gateway.http.server import HttpServer
+from gateway.kept.shelf import Shelf
 from gateway.lifecycle import Gateway, Service
 from gateway.limits.build import build_limits
 from gateway.limits.client import connector
@@ -42,12 +43,24 @@ from gateway.observability.metrics import Metrics
 from gateway.openapi import document
 from gateway.pipeline import Pipeline, Policy
 from gateway.protocol.sampling import RequestBounds
-from gateway.routes import admin_keys, admin_usage, chat, completions, guard, models, system, tokenize
+from gateway.routes import (
+    admin_keys,
+    admin_usage,
+    chat,
+    completions,
+    guard,
+    messages,
+    models,
+    responses,
+    system,
+    tokenize,
+)
 from gateway.routing import Route, RouteTable
 from gateway.settings import Settings, SettingsError
 from gateway.store.audit import AuditEntry
 from gateway.store.keys import KeyRepository
 from gateway.store.opened import Store
+from gateway.store.responses import ResponseRepository
 from gateway.usage.ledger import Ledger
 from gateway.usage.observed import ObservedLedger
 from gateway.usage.prices import PriceList
@@ -79,6 +92,7 @@ def create_app(
     gate = _gate(settings, engine, metrics)
     gateway = Gateway(settings, engine, gate, metrics, worker)
     keys = _Keys(settings, store, gateway, metrics) if store is not None else None
+    shelf = _shelf(settings, store, metrics)
     jwt = jwt_identity(settings.jwt, metrics) if settings.jwt else None
     limits = build_limits(settings, metrics)
     media = build_media(settings.media, metrics)
@@ -111,6 +125,8 @@ def create_app(
         [
             *chat.routes(pipeline),
             *completions.routes(pipeline),
+            *responses.routes(pipeline, shelf),
+            *messages.routes(pipeline, engine),
             *models.routes(pipeline),
             *tokenize.routes(pipeline, engine),
             *guard.routes(pipeline, guardian),
@@ -125,7 +141,7 @@ def create_app(
     )
     front = Front(table, door, access_log, metrics)
     server = HttpServer(front, http_bounds(settings), on_reject=metrics.front_rejected)
-    gateway.attach(pipeline, front, server, _services(keys, jwt, limits, media, guardian))
+    gateway.attach(pipeline, front, server, _services(keys, jwt, limits, media, guardian, shelf))
     return gateway
 
 
@@ -144,14 +160,36 @@ def unaudited(entry: AuditEntry) -> None:
 
 
 def _services(
-    keys: _Keys | None, jwt: JwtIdentity | None, limits: RateLimits, media: Media, guardian: Guardian | None
+    keys: _Keys | None,
+    jwt: JwtIdentity | None,
+    limits: RateLimits,
+    media: Media,
+    guardian: Guardian | None,
+    shelf: Shelf | None,
 ) -> list[Service]:
     services: list[Service] = [limits, media, *([] if guardian is None else [guardian])]
     if keys is not None:
         services.append(keys.service)
     if jwt is not None:
         services.append(jwt)
+    if shelf is not None:
+        services.append(shelf)
     return services
+
+
+def _shelf(settings: Settings, store: Store | None, metrics: Metrics) -> Shelf | None:
+    kept = settings.responses
+    if not kept.store:
+        return None
+    if store is None:
+        raise SettingsError("responses.store: there is no database to keep them in")
+    return Shelf(
+        ResponseRepository(store.database, max_per_tenant=kept.max_per_tenant),
+        kept,
+        prepare=store.prepare,
+        patience=2 * store.database.timeout,
+        on_lost=metrics.responses_lost.inc,
+    )
 
 
 class _Keys:

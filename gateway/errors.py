@@ -306,6 +306,28 @@ def store_unavailable(retry_after: float) -> ApiError:
     )
 
 
+def response_not_found() -> ApiError:
+    """No response with this id, or another tenant's: 404, the same for both."""
+    return ApiError(404, "No such response.", code="response_not_found", param="response_id")
+
+
+def responses_not_kept() -> ApiError:
+    """This deployment keeps no responses: 404."""
+    return ApiError(
+        404,
+        "This server does not keep responses (its setting responses.store is off).",
+        code="response_not_found",
+        param="response_id",
+    )
+
+
+def previous_response_not_found() -> ApiError:
+    """No response to go on from, or another tenant's: 400 as at OpenAI, the same for both."""
+    return invalid(
+        "The previous response was not found.", code="previous_response_not_found", param="previous_response_id"
+    )
+
+
 def key_not_found() -> ApiError:
     """No key with this public id: 404."""
     return ApiError(404, "No such API key.", code="key_not_found", param="id")

@@ -116,5 +116,5 @@ def _complete(operation: dict[str, Any], route: Route) -> None:
         content[route.media_type] = {"schema": {"type": "string"}}
     if route.stream is not None:
         content["text/event-stream"] = {
-            "schema": {"type": "string", "description": f"Events of {route.stream.__name__}, then [DONE]."}
+            "schema": {"type": "string", "description": f"Events of {route.stream.__name__}."}
         }

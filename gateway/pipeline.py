@@ -66,6 +66,8 @@ T = TypeVar("T", bound="Generation")
 #: Told of a generation that is over before its last bytes leave: what came of it (of a stream nothing, its encoder has
 #: seen all) and what it used. Must not raise.
 Keep = Callable[[Sequence[Choice], Usage], Awaitable[None]]
+#: Completes a request by what it refers to, before anybody looks at it.
+Recall = Callable[[T], Awaitable[T]]
 
 
 class Generation(Protocol):
@@ -239,10 +241,11 @@ class Pipeline:
         surface: Surface[T],
         keep: Keep | None = None,
         *,
+        recall: Recall[T] | None = None,
         principal: Principal | None = None,
     ) -> None:
         """One generation, from its headers to the settled account; ``keep`` is told of it before its last bytes.
-        ``principal``: who is identified already.
+        ``recall`` completes the request. ``principal``: who is identified already.
         """
         principal, deadline = self.begin(exchange, surface.id_prefix, principal)
         request = await self.read(exchange, surface.parse)
@@ -252,6 +255,8 @@ class Pipeline:
         exchange.labels = request.labels()
         watch = self.watch(exchange, principal, model, surface.prompt_param)
         async with self.until(deadline, exchange):
+            if recall is not None:
+                request = await recall(request)
             request = await watch.screen(request, surface.texts)
             async with self.pictures(surface.images(request), model, principal) as images:
                 prompts = await self._render(surface, request, model, images)
@@ -260,9 +265,7 @@ class Pipeline:
 
     # -- the steps of it, for surfaces that read and plan in another way --------------------------------------------
 
-    def begin(
-        self, exchange: Exchange, id_prefix: str, principal: Principal | None = None
-    ) -> tuple[Principal, float]:
+    def begin(self, exchange: Exchange, id_prefix: str, principal: Principal | None = None) -> tuple[Principal, float]:
         """Who asks (``principal`` if that is known), and until when (as ``time.monotonic``) it may take.
 
         Raises :class:`ApiError`.

@@ -110,11 +110,11 @@ class StreamSink:
 
     def _write(self, delta: Delta) -> None:
         self._begin()
-        data = self._encoder.delta(delta)
+        opening = b""
         if delta.index not in self._opened:
             self._opened.add(delta.index)
-            data = self._encoder.opening(delta.index) + data
-        if data:
+            opening = self._encoder.opening(delta.index)
+        if data := opening + self._encoder.delta(delta):
             self._stream.write(data)
 
     def _hold(self, delta: Delta) -> None:

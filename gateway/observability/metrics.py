@@ -154,6 +154,9 @@ class Metrics:
             "sluice_adapter_tokens", "Tokens of settled requests.", ["model", "adapter", "kind"], registry=registry
         )
         self._adapter_labels = BoundedLabels(MAX_ADAPTER_LABELS)
+        self.responses_lost = Counter(
+            "sluice_responses_lost", "Responses that were to be kept and could not be.", registry=registry
+        )
         self.audit_lost = Counter("sluice_audit_entries_lost", "Audit entries lost for good.", registry=registry)
         info = Gauge("sluice_build_info", "Version of this process.", ["version"], registry=registry)
         info.labels(metadata.version("sluice")).set(1)

@@ -5,12 +5,12 @@ Source: OpenAI's OpenAPI document (ChatCompletionTool, ChatCompletionToolChoiceO
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
-import orjson
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator
 
 from engine.types import Tool, ToolCall, ToolUse
@@ -32,9 +32,19 @@ def _function_name(value: str) -> str:
     return value
 
 
-def _parameters(value: dict[str, Any]) -> dict[str, Any]:
+def read_function_parameters(value: dict[str, Any]) -> dict[str, Any]:
+    """A function's schema, which is one of an object."""
     if value.get("type", "object") != "object":
         raise Problem("invalid_json_schema", "Invalid '{path}': expected a schema of type 'object'.").within()
+    return read_finite(value)
+
+
+def read_finite(value: dict[str, Any]) -> dict[str, Any]:
+    """Free JSON of the caller's that must be written again. Raises the problem for what JSON cannot say."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError:
+        raise bad_value("It has a number beyond the range of a double.").within() from None
     return value
 
 
@@ -52,7 +62,7 @@ class FunctionDefinition(_Fields):
 
     name: FunctionName = Field(description="What the model calls it by.")
     description: str | None = Field(None, description="Tells the model what it does and when to call it.")
-    parameters: Annotated[dict[str, Any], AfterValidator(_parameters)] | None = Field(
+    parameters: Annotated[dict[str, Any], AfterValidator(read_function_parameters)] | None = Field(
         None, description="A JSON Schema of an object; left out for a function without parameters."
     )
     strict: bool | None = Field(None, description="Hold the arguments to `parameters` by a grammar.")
@@ -239,7 +249,12 @@ def use_of(tools: tuple[Tool, ...], choice: ToolChoice | None, parallel: bool | 
 
 def told_of(tools: Sequence[Tool]) -> list[str]:
     """What the model would read of ``tools``."""
-    return [orjson.dumps([tool.name, tool.description, tool.parameters]).decode() for tool in tools]
+    return [written([tool.name, tool.description, tool.parameters]) for tool in tools]
+
+
+def written(value: object) -> str:
+    """JSON of whatever a caller may send: integers keep all their digits."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def made_calls(calls: Sequence[MessageToolCall]) -> tuple[ToolCall, ...]:

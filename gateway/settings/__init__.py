@@ -13,6 +13,7 @@ from gateway.settings.limits import (
 )
 from gateway.settings.logs import LogSettings
 from gateway.settings.media import MediaSettings
+from gateway.settings.responses import ResponseSettings
 from gateway.settings.section import Section, SettingsError
 from gateway.settings.tree import MIN_SECRET_LENGTH, OTHER_VARIABLES, PREFIX, Settings, load
 
@@ -34,6 +35,7 @@ __all__ = [
     "MediaSettings",
     "PriceSettings",
     "QuotaSettings",
+    "ResponseSettings",
     "Section",
     "Settings",
     "SettingsError",

@@ -18,6 +18,7 @@ from gateway.settings.http import HttpSettings
 from gateway.settings.limits import AdmissionSettings, LimitSettings
 from gateway.settings.logs import LogSettings
 from gateway.settings.media import MediaSettings
+from gateway.settings.responses import ResponseSettings
 from gateway.settings.section import SettingsError
 
 PREFIX: Final = "SLUICE_"
@@ -80,6 +81,7 @@ class Settings(BaseSettings):
     usage: UsageSettings = UsageSettings()
     cache: CacheSettings = CacheSettings()
     guard: GuardSettings = GuardSettings()
+    responses: ResponseSettings = ResponseSettings()
     engine: dict[str, Any] = Field({}, description="vLLM's engine arguments by their own names.")
     tool_parser: str = Field(
         "auto",

@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import JSON, BigInteger, Boolean, Column, Float, Index, Integer, MetaData, String, Table, Text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
 
 #: SQLite numbers rows by themselves only in a column of its own INTEGER type.
 _Serial: Final = BigInteger().with_variant(Integer, "sqlite")
@@ -94,4 +107,17 @@ audit: Final = Table(
     Column("detail", JSON, nullable=False),
     Column("client_ip", String(64)),
     Column("request_id", String(128)),
+)
+
+#: Responses that are kept for their tenants. Times are Unix seconds; ``document`` and ``items`` are JSON.
+responses: Final = Table(
+    "responses",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("tenant", String(128), nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("expires_at", Float, nullable=False, index=True),
+    Column("document", LargeBinary, nullable=False),
+    Column("items", LargeBinary, nullable=False),
+    Index("responses_tenant_created", "tenant", "created_at"),
 )

@@ -1,0 +1,236 @@
+"""Messages and their content blocks.
+
+Source: Anthropic's OpenAPI document (InputMessage, RequestTextBlock, RequestToolUseBlock, RequestToolResultBlock,
+RequestThinkingBlock).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator
+
+from engine.types import ToolCall
+from gateway.guardian.check import Passage, Source
+from gateway.protocol import refused
+from gateway.protocol.nested import kind_of, read_as, read_fields
+from gateway.protocol.sampling import nullable_options
+from gateway.protocol.tools import MAX_CALL_ID, FunctionName, read_finite, written
+from gateway.protocol.transcript import Transcript
+from gateway.protocol.validation import Problem, array_too_long, bad_value, empty_array, wrong_type
+
+MAX_BLOCKS: Final = 1024
+#: What a tool's failure is told to the model as: chat templates have no other word for it.
+ERROR_MARK: Final = "Error: "
+
+_MEDIA: Final = frozenset({"image", "document", "container_upload"})
+_HOSTED: Final = "Only tools of the caller's own are supported."
+_HOSTED_BLOCKS: Final = (
+    "server_tool_use web_search_tool_result web_fetch_tool_result code_execution_tool_result "
+    "bash_code_execution_tool_result text_editor_code_execution_tool_result tool_search_tool_result tool_reference"
+)
+_REFUSED_BLOCKS: Final[refused.Refusals] = {
+    **{kind: refused.Refusal(_HOSTED) for kind in _HOSTED_BLOCKS.split()},
+    "search_result": refused.Refusal("Send it as text."),
+    "redacted_thinking": refused.Refusal("Thoughts are sent in the open; send blocks of type 'thinking'."),
+    "mid_conv_system": refused.Refusal("Send a message of role 'system'."),
+}
+#: Every prefix is cached as it is, which is what an ephemeral breakpoint asks for.
+CACHE_CONTROL: Final = refused.Refusal(
+    "Prefix caching is automatic; only {'type': 'ephemeral'} is supported.", ({"type": "ephemeral"},)
+)
+_REFUSED_FIELDS: Final[refused.Refusals] = {
+    "cache_control": CACHE_CONTROL,
+    "citations": refused.Refusal("Citations are not supported.", ([],)),
+    "caller": refused.Refusal(_HOSTED, ({"type": "direct"},)),
+}
+
+
+class _Fields(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, json_schema_extra=nullable_options)
+
+
+class TextBlock(_Fields):
+    """A piece of text."""
+
+    type: Literal["text"] = Field(description="The kind of the block.")
+    text: str = Field(description="The text itself.")
+
+
+class ThinkingBlock(_Fields):
+    """Of an assistant: what it thought."""
+
+    type: Literal["thinking"] = Field(description="The kind of the block.")
+    thinking: str = Field(description="The thoughts.")
+    signature: str = Field("", description="As it came; not looked at.")
+
+
+class ToolUseBlock(_Fields):
+    """Of an assistant: a call that it made."""
+
+    type: Literal["tool_use"] = Field(description="The kind of the block.")
+    id: Annotated[str, Field(min_length=1, max_length=MAX_CALL_ID)] = Field(
+        description="What a `tool_result` answers it by."
+    )
+    name: FunctionName = Field(description="The tool's name.")
+    input: Annotated[dict[str, Any], AfterValidator(read_finite)] = Field(description="The arguments.")
+
+
+def _result_content(value: object) -> str:
+    return read_text(value, "a string or an array of content blocks")
+
+
+class ToolResultBlock(_Fields):
+    """Of a user: what came of a call."""
+
+    type: Literal["tool_result"] = Field(description="The kind of the block.")
+    tool_use_id: Annotated[str, Field(min_length=1, max_length=MAX_CALL_ID)] = Field(
+        description="The call that it answers."
+    )
+    content: Annotated[
+        str,
+        PlainValidator(
+            _result_content, json_schema_input_type=str | Annotated[list[TextBlock], Field(max_length=MAX_BLOCKS)]
+        ),
+    ] = Field("", description="The result: a text, or text blocks, which are joined by newlines.")
+    is_error: bool = Field(False, description=f"The call failed: the model is told `{ERROR_MARK}` and the content.")
+
+
+Block = TextBlock | ThinkingBlock | ToolUseBlock | ToolResultBlock
+_KINDS: Final[dict[str, type[Block]]] = {
+    "text": TextBlock,
+    "thinking": ThinkingBlock,
+    "tool_use": ToolUseBlock,
+    "tool_result": ToolResultBlock,
+}
+_TEXT: Final = {"text": TextBlock}
+
+
+def _fields_of(value: object, at: str) -> refused.Fields:
+    fields = read_fields(value, at)
+    if fields.get("type") in _MEDIA:
+        raise Problem("unsupported_modality", "Invalid '{path}': this model takes text only.").within(at)
+    return fields
+
+
+def _array(value: object, expected: str) -> list[object]:
+    if not isinstance(value, list):
+        raise wrong_type(expected, value).within()
+    if len(value) > MAX_BLOCKS:
+        raise array_too_long(MAX_BLOCKS, len(value)).within()
+    return value
+
+
+def read_text(value: object, expected: str) -> str:
+    """A text, or text blocks joined by newlines. ``expected`` for an error, with its article."""
+    if isinstance(value, str):
+        return value
+    return "\n".join([_text(each, f"[{index}]") for index, each in enumerate(_array(value, expected))])
+
+
+def _text(value: object, at: str) -> str:
+    fields = _fields_of(value, at)
+    kind_of(fields, _TEXT, {**_REFUSED_BLOCKS, **_NOT_HERE}, at)
+    return read_as(TextBlock, fields, _REFUSED_FIELDS, at).text
+
+
+_NOT_HERE: Final[refused.Refusals] = {
+    kind: refused.Refusal("Only text can stand here.") for kind in ("thinking", "tool_use", "tool_result")
+}
+
+
+def read_blocks(value: object) -> str | tuple[Block, ...]:
+    """A message's checked content."""
+    if isinstance(value, str):
+        return value
+    blocks = _array(value, "a string or an array of content blocks")
+    if not blocks:
+        raise empty_array().within()
+    return tuple(_block(each, f"[{index}]") for index, each in enumerate(blocks))
+
+
+def _block(value: object, at: str) -> Block:
+    fields = _fields_of(value, at)
+    return read_as(_KINDS[kind_of(fields, _KINDS, _REFUSED_BLOCKS, at)], fields, _REFUSED_FIELDS, at)
+
+
+class InputMessage(_Fields):
+    """One message of the conversation."""
+
+    role: Literal["user", "assistant", "system"] = Field(description="Who speaks.")
+    content: Annotated[
+        str | tuple[Block, ...],
+        PlainValidator(
+            read_blocks,
+            json_schema_input_type=str | Annotated[list[Block], Field(min_length=1, max_length=MAX_BLOCKS)],
+        ),
+    ] = Field(description="The text, or blocks. Neighbouring text blocks are joined by newlines.")
+
+    def tell(self, transcript: Transcript, at: str) -> None:
+        """Add it to the conversation. Raises :class:`~gateway.errors.ApiError` 400."""
+        if isinstance(self.content, str):
+            self._say(transcript, self.content)
+            return
+        for index, piece in _joined(self.content):
+            if isinstance(piece, str):
+                self._say(transcript, piece)
+            else:
+                self._tell_block(transcript, piece, f"{at}.content[{index}]")
+
+    def passages(self) -> list[Passage]:
+        """Every text in it that the model would read, piece by piece, so that a guard can take a piece out."""
+        if isinstance(self.content, str):
+            return [Passage(self.content, self.role)] if self.content else []
+        return [passage for block in self.content for passage in _passages(block, self.role)]
+
+    def _say(self, transcript: Transcript, text: str) -> None:
+        if self.role == "assistant":
+            transcript.answer(text)
+        else:
+            transcript.say(self.role, text)
+
+    def _tell_block(
+        self, transcript: Transcript, block: ThinkingBlock | ToolUseBlock | ToolResultBlock, at: str
+    ) -> None:
+        speaker = "user" if isinstance(block, ToolResultBlock) else "assistant"
+        if self.role != speaker:
+            raise bad_value(f"Only messages of role '{speaker}' may have it.").at(at)
+        match block:
+            case ThinkingBlock():
+                transcript.think(block.thinking)
+            case ToolUseBlock():
+                transcript.call(ToolCall(block.id, block.name, written(block.input)), f"{at}.id")
+            case ToolResultBlock():
+                text = f"{ERROR_MARK}{block.content}" if block.is_error else block.content
+                transcript.result(block.tool_use_id, text, f"{at}.tool_use_id")
+
+
+def _passages(block: Block, role: Source) -> list[Passage]:
+    match block:
+        case TextBlock():
+            texts, source = [block.text], role
+        case ThinkingBlock():
+            texts, source = [block.thinking], "assistant"
+        case ToolUseBlock():
+            texts, source = [block.name, written(block.input)], "assistant"
+        case ToolResultBlock():
+            texts, source = [block.content], "tool"
+    return [Passage(text, source) for text in texts if text]
+
+
+def _joined(
+    blocks: Sequence[Block],
+) -> Iterator[tuple[int, str | ThinkingBlock | ToolUseBlock | ToolResultBlock]]:
+    """The blocks with their places, neighbouring texts as one."""
+    texts: list[str] = []
+    for index, block in enumerate(blocks):
+        if isinstance(block, TextBlock):
+            texts.append(block.text)
+            continue
+        if texts:
+            yield index - 1, "\n".join(texts)
+            texts = []
+        yield index, block
+    if texts:
+        yield len(blocks) - 1, "\n".join(texts)
