@@ -90,7 +90,7 @@ class TextOptions(_Fields):
     """What the text of the answer looks like."""
 
     format: Annotated[Format, PlainValidator(_format, json_schema_input_type=Format)] = Field(
-        TextFormat(type="text"), description="Hold the output to JSON, or to a JSON Schema."
+        default_factory=lambda: TextFormat(type="text"), description="Hold the output to JSON, or to a JSON Schema."
     )
 
 

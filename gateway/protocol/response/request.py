@@ -95,7 +95,7 @@ class ResponseRequest(BaseModel):
     top_logprobs: int | None = Field(
         None, ge=0, le=20, description=f"Alternatives to return per token; needs `include` with `{LOGPROBS}`."
     )
-    text: TextField = Field(TextOptions(), description="What the text of the answer looks like.")
+    text: TextField = Field(default_factory=TextOptions, description="What the text of the answer looks like.")
     tools: ToolsField = Field((), description="Functions that the model may call.")
     tool_choice: ToolChoiceField | None = Field(
         None,
