@@ -13,7 +13,7 @@ from typing import Any, Final
 import psutil
 
 from engine.machine import available_memory
-from engine.types import EngineUnavailable
+from engine.types import EngineUnavailable, ModelKind
 
 TESTED_VLLM: Final = "0.32.0"
 GIB: Final = 1024**3
@@ -24,6 +24,8 @@ GENERIC: Final = "generic"
 #: What the engine core and worker need beside weights and KV cache, measured on a 2-core CPU.
 OVERHEAD_BYTES: Final = int(1.5 * GIB)
 MAX_CPU_CONTEXT: Final = 8192
+#: Kinds of models that do not generate.
+POOLED: Final = frozenset[ModelKind]({"embed", "classify", "score"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,7 @@ class EngineConfig:
     ``AsyncEngineArgs`` by their own names and win over every default chosen here. ``tool_parser``: ``auto``,
     ``generic`` or one of vLLM's by its name. ``schema_seconds``: CPU time that one schema or grammar may take.
     ``max_images``: pictures in one prompt, of models that see.
+    ``kind``: what it is for.
     """
 
     model: str
@@ -45,6 +48,12 @@ class EngineConfig:
     tool_parser: str = AUTOMATIC
     schema_seconds: float = 1.0
     max_images: int = 16
+    kind: ModelKind = "generate"
+
+    @property
+    def pools(self) -> bool:
+        """Whether vLLM's pooling runner runs it."""
+        return self.kind in POOLED
 
 
 def on_cpu() -> bool:
@@ -115,6 +124,10 @@ def engine_arguments(config: EngineConfig) -> dict[str, Any]:
         # It is filled when a prompt is rendered, and a prompt may be refused after that.
         "mm_processor_cache_gb": 0,
     }
+    if config.pools:
+        # Single forward passes: nothing is guessed, constrained or kept for a next token.
+        del defaults["structured_outputs_config"]
+        defaults["runner"] = "pooling"
     if on_cpu():
         defaults |= _cpu_defaults(config)
     given = {name: value for name, value in config.arguments.items() if name not in defaults or name not in _MERGED}
@@ -138,25 +151,34 @@ def _structured_outputs(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 def _cpu_defaults(config: EngineConfig) -> dict[str, Any]:
     memory = psutil.virtual_memory()
-    kv_bytes = _kv_cache_bytes(available_memory())
-    needed = weights_bytes(config.model) * 1.3 + kv_bytes + OVERHEAD_BYTES
     defaults: dict[str, Any] = {
         "enforce_eager": True,
-        "dtype": "bfloat16",
+        # A vector is compared digit by digit, and a model of one pass gains little from half the bytes.
+        "dtype": "float32" if config.pools else "bfloat16",
         # vLLM reads this as a share of all memory that must be free at start.
-        "gpu_memory_utilization": round(min(0.9, max(0.05, needed / memory.total)), 3),
+        "gpu_memory_utilization": round(min(0.9, max(0.05, needed_bytes(config) / memory.total)), 3),
+        "kv_cache_memory_bytes": GIB if config.pools else _kv_cache_bytes(config),
     }
-    if (native := _native_context(config.model)) is not None:
+    native = _native_context(config.model)
+    if native is not None and (not config.pools or native > MAX_CPU_CONTEXT):
+        # What an embedding model says of its own length is often less than its positions: vLLM knows.
         defaults["max_model_len"] = min(native, MAX_CPU_CONTEXT)
     return defaults
 
 
-def _kv_cache_bytes(available: int) -> int:
-    chosen = os.environ.get("VLLM_CPU_KVCACHE_SPACE")
-    if chosen is None:
-        # A tenth of what is free, from 1 to 4 GiB (vLLM takes whole ones): tens of thousands of a small model's tokens.
-        os.environ["VLLM_CPU_KVCACHE_SPACE"] = chosen = str(min(4, max(1, available // (10 * GIB))))
-    return int(chosen) * GIB
+def needed_bytes(config: EngineConfig) -> int:
+    """What ``config`` is expected to take on a CPU: weights, KV cache and the engine itself."""
+    cache = 0 if config.pools else _kv_cache_bytes(config)
+    return int(weights_bytes(config.model) * 1.3) + cache + OVERHEAD_BYTES
+
+
+def _kv_cache_bytes(config: EngineConfig) -> int:
+    if (given := config.arguments.get("kv_cache_memory_bytes")) is not None:
+        return int(given)
+    if chosen := os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
+        return int(chosen) * GIB
+    # A tenth of what is free, from 1 to 4 GiB: tens of thousands of a small model's tokens.
+    return min(4, max(1, available_memory() // (10 * GIB))) * GIB
 
 
 def weights_bytes(model: str) -> int:

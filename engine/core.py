@@ -9,11 +9,12 @@ import asyncio
 import os
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
-from vllm import SamplingParams
+from vllm import PoolingParams, SamplingParams
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.exceptions import GracefulHTTPError, VLLMClientError
 from vllm.inputs.engine import tokens_input
@@ -22,12 +23,13 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.metrics.loggers import StatLoggerBase
 from xgrammar import TokenizerInfo
 
-from engine.config import AUTOMATIC
+from engine.config import AUTOMATIC, POOLED
 from engine.hotpath import HotPath, batch_token_histograms
 from engine.output import Generation, as_engine_error
 from engine.parsing.choose import parsers_of
 from engine.parsing.sink import ParsingSink
 from engine.plugin import GATEWAY_PID
+from engine.pooling import Batch, Pooler, prompt_id
 from engine.processes import EngineProcesses, descendants
 from engine.prompt import PromptBuilder, chat_template
 from engine.sampling import check_bounds, check_speculation, to_vllm
@@ -39,7 +41,9 @@ from engine.types import (
     EngineOverloaded,
     EngineUnavailable,
     GenerationRequest,
+    ModelKind,
     Parsing,
+    PoolingRequest,
     PromptTooLong,
     RequestRejected,
 )
@@ -83,6 +87,7 @@ class EngineCore:
         load: SchedulerLoad,
         limits: WatchdogLimits,
         tool_parser: str = AUTOMATIC,
+        kind: ModelKind = "generate",
     ) -> None:
         self._llm = llm
         self._load = load
@@ -105,14 +110,24 @@ class EngineCore:
         self._tokenizer = llm.get_tokenizer()
         self._hotpath = HotPath(llm, self.watchdog.sign_of_life)
         self._histograms = batch_token_histograms(llm)
-        self._generations: set[Generation] = set()
+        self.pooler = Pooler(llm, kind, self.context_length) if kind in POOLED else None
+        self._generations: set[Generation | Batch] = set()
         self._probe: asyncio.Task[None] | None = None
         self._finishes: deque[float] = deque([time.monotonic()], maxlen=RATE_SAMPLES)
         self._closing: set[asyncio.Task[None]] = set()
 
     @classmethod
-    def build(cls, arguments: Mapping[str, Any], limits: WatchdogLimits, tool_parser: str = AUTOMATIC) -> EngineCore:
-        """Start the processes and load the model; blocks for as long as that takes. ``tool_parser``: see config."""
+    def build(
+        cls,
+        arguments: Mapping[str, Any],
+        limits: WatchdogLimits,
+        tool_parser: str = AUTOMATIC,
+        kind: ModelKind = "generate",
+    ) -> EngineCore:
+        """Start the processes and load the model; blocks for as long as that takes. ``tool_parser``: see config.
+
+        One at a time in a process: what is started meanwhile is taken for this engine's.
+        """
         os.environ[GATEWAY_PID] = str(os.getpid())
         before = descendants()
         loads: list[SchedulerLoad] = []
@@ -123,13 +138,18 @@ class EngineCore:
 
         llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments), stat_loggers=[keep_load])
         try:
-            return cls(llm, EngineProcesses.started_since(before), loads[0], limits, tool_parser)
+            return cls(llm, EngineProcesses.started_since(before), loads[0], limits, tool_parser, kind)
         except EngineUnavailable:
             llm.shutdown()
             raise
 
     async def attach(self) -> None:
-        """Bind to the running event loop and prove with one token that the engine generates."""
+        """Bind to the running event loop and prove with one token that the engine answers."""
+        if self.pooler is not None:
+            async for _ in self._llm.encode(tokens_input([0]), PoolingParams(task=self.pooler.task), "sluice-warm-up"):
+                pass
+            self.watchdog.sign_of_life()
+            return
         params = SamplingParams(max_tokens=1, temperature=0.0, output_kind=RequestOutputKind.FINAL_ONLY)
         async for _ in self._llm.generate(tokens_input([0]), params, "sluice-warm-up"):
             pass
@@ -227,10 +247,37 @@ class EngineCore:
             if internal_id is not None:
                 self._hotpath.remove(internal_id)
 
+    async def pool(self, request: PoolingRequest) -> Sequence[Any]:
+        """vLLM's tensor for each prompt of ``request``. Cancelling aborts all of them."""
+        pooler = self._pooling()
+        pooler.check(request, self.prompts.check_ids)
+        batch = Batch(len(request.prompts), asyncio.get_running_loop())
+        self._generations.add(batch)
+        try:
+            with self._refusals():
+                await pooler.submit(request, batch)
+            await batch.done
+            self._finishes.append(time.monotonic())
+        except BaseException:
+            await self._abort([prompt_id(request.request_id, index) for index in range(len(request.prompts))])
+            raise
+        finally:
+            self._generations.discard(batch)
+        return batch.rows
+
+    def _pooling(self) -> Pooler:
+        if self.pooler is None:
+            raise RequestRejected("this model generates", param="model", code="model_kind_mismatch")
+        return self.pooler
+
+    def check_prompts(self, request: PoolingRequest) -> None:
+        """See :meth:`engine.types.Engine.check_prompts`."""
+        self._pooling().check(request, self.prompts.check_ids)
+
     async def _submit(
         self, request: GenerationRequest, params: SamplingParams, generation: Generation, sink: DeltaSink
     ) -> str:
-        try:
+        with self._refusals():
             queue = await self._llm.add_request(
                 request.request_id,
                 engine_input(request.prompt, request.cache_salt),
@@ -238,12 +285,6 @@ class EngineCore:
                 arrival_time=time.time(),
                 priority=request.priority,
             )
-        except VLLMClientError as error:
-            raise RequestRejected(str(error), param=getattr(error, "parameter", None)) from error
-        except GracefulHTTPError as error:
-            raise EngineOverloaded(str(error), retry_after=self._wait_estimate()) from error
-        except Exception as error:
-            raise as_engine_error(error) from error
         if request.sampling.n > 1 and not request.stream:
             # The name that vllm/v1/engine/parallel_sampling.py gives it.
             generation.count_cached_of(self._llm.output_processor.request_states.get(f"0_{queue.request_id}"))
@@ -254,12 +295,24 @@ class EngineCore:
             self._hotpath.add(queue.request_id, generation, sink, request.sampling)
         return str(queue.request_id)
 
+    @contextmanager
+    def _refusals(self) -> Iterator[None]:
+        """vLLM's own refusals of a new request as the facade's."""
+        try:
+            yield
+        except VLLMClientError as error:
+            raise RequestRejected(str(error), param=getattr(error, "parameter", None)) from error
+        except GracefulHTTPError as error:
+            raise EngineOverloaded(str(error), retry_after=self._wait_estimate()) from error
+        except Exception as error:
+            raise as_engine_error(error) from error
+
     def _wait_estimate(self) -> float:
         """Seconds until the queue as it is now has been served, at the rate of the last finishes; 1 to 60."""
         elapsed = time.monotonic() - self._finishes[0]
         return min(60.0, max(1.0, self.unfinished * elapsed / len(self._finishes)))
 
-    async def _abort(self, request_id: str) -> None:
+    async def _abort(self, request_id: str | list[str]) -> None:
         """Free the engine's slot even if our own task is cancelled a second time meanwhile."""
         if self.dead:
             return

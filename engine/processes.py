@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
@@ -17,8 +18,12 @@ class EngineProcesses:
 
     @classmethod
     def started_since(cls, earlier: AbstractSet[int]) -> EngineProcesses:
-        """The descendants of this process that were not among ``earlier`` (pids)."""
-        return cls(p for p in psutil.Process().children(recursive=True) if p.pid not in earlier)
+        """The engine processes below this one that were not among ``earlier`` (pids).
+
+        Engines are started by ``multiprocessing``; other children (the grammar worker, the resource tracker that all
+        engines share) belong to nobody's engine.
+        """
+        return cls(p for p in _engine_family() if p.pid not in earlier)
 
     @property
     def pids(self) -> list[int]:
@@ -28,6 +33,10 @@ class EngineProcesses:
     def cpu_seconds(self) -> float:
         """User and system CPU time of all of them and of what they have started (compilers) together."""
         return sum(_cpu_seconds(process) for process in self._family())
+
+    def memory_bytes(self) -> int:
+        """Resident memory of all of them together; pages that they share count for each."""
+        return sum(_resident(process) for process in self._family())
 
     def _family(self) -> set[psutil.Process]:
         family = set(self._processes)
@@ -43,6 +52,22 @@ class EngineProcesses:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         psutil.wait_procs(family, timeout=wait)
+
+
+def _engine_family() -> list[psutil.Process]:
+    family: list[psutil.Process] = []
+    for child in multiprocessing.active_children():
+        with suppress(psutil.Error):
+            process = psutil.Process(child.pid)
+            family += [process, *process.children(recursive=True)]
+    return family
+
+
+def _resident(process: psutil.Process) -> int:
+    try:
+        return int(process.memory_info().rss)
+    except psutil.Error:
+        return 0
 
 
 def _cpu_seconds(process: psutil.Process) -> float:

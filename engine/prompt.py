@@ -111,6 +111,18 @@ class PromptBuilder:
         ids = self._encoder.encode(text, add_special_tokens=add_special_tokens)
         return Prompt(ids, text if keep_text else None)
 
+    def plain_all(self, texts: Sequence[str]) -> list[Prompt]:
+        """:meth:`plain` for many texts in one go."""
+        for text in texts:
+            self._check_size(len(text.encode()))
+        return [Prompt(ids) for ids in self._encoder.encode_all(texts)]
+
+    def pairs(self, pairs: Sequence[tuple[str, str]]) -> list[Prompt]:
+        """Each pair of texts as one prompt, joined as the tokeniser joins two sequences."""
+        for first, second in pairs:
+            self._check_size(len(first.encode()) + len(second.encode()))
+        return [Prompt(ids, second_from=second_from) for ids, second_from in map(self._encoder.encode_pair, pairs)]
+
     def check_ids(self, token_ids: Sequence[int]) -> None:
         """Refuse ids that the model has no embedding for."""
         worst = max(token_ids, default=0)
@@ -215,6 +227,11 @@ class _Encoder(Protocol):
 
     def encode_as_text(self, text: str) -> list[int]: ...
 
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]: ...
+
+    def encode_pair(self, pair: tuple[str, str]) -> tuple[list[int], int | None]:
+        """The ids of both texts together, and where the second begins if the tokeniser says so."""
+
 
 class _FastEncoder:
     """Straight to the Rust tokeniser: releases the GIL and skips transformers' wrapper.
@@ -234,6 +251,13 @@ class _FastEncoder:
     def encode_as_text(self, text: str) -> list[int]:
         return list(self._as_text.encode(text, add_special_tokens=False).ids)
 
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        return [list(each.ids) for each in self._backend.encode_batch(list(texts))]
+
+    def encode_pair(self, pair: tuple[str, str]) -> tuple[list[int], int | None]:
+        encoded = self._backend.encode(*pair)
+        return list(encoded.ids), _first_one(encoded.type_ids)
+
 
 class _SlowEncoder:
     """For tokenisers without a Rust backend; they are not thread-safe."""
@@ -249,6 +273,18 @@ class _SlowEncoder:
     def encode_as_text(self, text: str) -> list[int]:
         with self._lock:
             return list(self._tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
+
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        return [self.encode(text, add_special_tokens=True) for text in texts]
+
+    def encode_pair(self, pair: tuple[str, str]) -> tuple[list[int], int | None]:
+        with self._lock:
+            encoded = self._tokenizer(*pair)
+        return list(encoded["input_ids"]), _first_one(encoded.get("token_type_ids", ()))
+
+
+def _first_one(token_types: Sequence[int]) -> int | None:
+    return list(token_types).index(1) if 1 in token_types else None
 
 
 def _encoder(tokenizer: Any) -> _Encoder:

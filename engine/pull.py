@@ -5,8 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import suppress
+from typing import Protocol
 
-from engine.types import Delta, Engine, GenerationRequest
+from engine.types import Delta, DeltaSink, GenerationRequest
+
+
+class Runs(Protocol):
+    """What generates."""
+
+    async def run(self, request: GenerationRequest, sink: DeltaSink) -> None:
+        """See :meth:`engine.types.Engine.run`."""
 
 
 class _QueueSink:
@@ -23,7 +31,7 @@ class _QueueSink:
         """A delta has no place for it."""
 
 
-async def pull(engine: Engine, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
+async def pull(engine: Runs, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
     """Deltas of ``engine.run`` in order. Closing the generator (use ``contextlib.aclosing``) aborts the request."""
     queue: asyncio.Queue[Delta | None] = asyncio.Queue()
     running = asyncio.ensure_future(engine.run(request, _QueueSink(queue)))

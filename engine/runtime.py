@@ -1,4 +1,4 @@
-"""One model's life: start, serve, watch, restart, drain, stop. The engine facade that the gateway is given."""
+"""One model's life: start, serve, watch, restart, drain, stop. The pool holds several of them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from engine.config import EngineConfig, check_environment, check_versions, engine_arguments
 from engine.core import EngineCore
+from engine.metrics import VllmMetrics
+from engine.pooling import Pooler
 from engine.processes import EngineProcesses, descendants
 from engine.pull import pull
 from engine.structured.judge import GrammarJudge, JudgeLimits
@@ -23,16 +26,20 @@ from engine.types import (
     AdapterInfo,
     AdapterNotFound,
     AdapterSpec,
+    Classes,
     Constraint,
     Conversation,
     Delta,
     DeltaSink,
+    Embeddings,
     EngineState,
     EngineUnavailable,
     GenerationRequest,
     ModelInfo,
+    Pairs,
     Parsing,
     Phase,
+    PoolingRequest,
     Prompt,
     RequestRejected,
 )
@@ -55,10 +62,23 @@ class RestartPolicy:
 
 
 class VllmEngine:
-    """The :class:`engine.types.Engine` that runs vLLM in this process. Use it from one event loop."""
+    """One model on vLLM in this process. Use it from one event loop.
 
-    def __init__(self, config: EngineConfig, restarts: RestartPolicy | None = None) -> None:
+    ``starts`` is shared by all engines of a process, which are started one after the other; ``metrics`` is where vLLM's
+    own are kept. Stopped once, it cannot be started again.
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        restarts: RestartPolicy | None = None,
+        *,
+        starts: asyncio.Lock | None = None,
+        metrics: VllmMetrics | None = None,
+    ) -> None:
         self._config = config
+        self._starts = starts or asyncio.Lock()
+        self._metrics = metrics
         self._policy = restarts or RestartPolicy()
         self._created = int(time.time())
         self._phase = Phase.STOPPED
@@ -79,13 +99,21 @@ class VllmEngine:
 
     # -- what it is ---------------------------------------------------------------------------------------------
 
-    def models(self) -> Sequence[ModelInfo]:
-        """The one model, whatever its state."""
+    def info(self) -> ModelInfo:
+        """The model, whatever its state."""
         core = self._core
-        context = core.context_length if core else 0
-        reasons = core is not None and core.parsers.marks is not None
-        sees = core is not None and core.vision is not None
-        return (ModelInfo(self._config.served_name, self._created, context, images=sees, reasoning=reasons),)
+        pooler = core.pooler if core else None
+        return ModelInfo(
+            self._config.served_name,
+            self._created,
+            core.context_length if core else 0,
+            images=core is not None and core.vision is not None,
+            reasoning=core is not None and core.parsers.marks is not None,
+            kind=self._config.kind,
+            phase=self._now(),
+            labels=pooler.labels if pooler else (),
+            width=pooler.width if pooler else 0,
+        )
 
     def state(self) -> EngineState:
         """The engine now."""
@@ -101,8 +129,17 @@ class VllmEngine:
         )
 
     def slots(self) -> int:
-        """See :class:`engine.types.Engine`."""
+        """Sequences that the engine batches at once; 0 before its first start."""
         return self._slots
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request runs."""
+        return self._running > 0
+
+    def memory_bytes(self) -> int:
+        """Resident memory of its processes. Reads the process table: not for the event loop."""
+        return self._core.processes.memory_bytes() if self._core is not None else 0
 
     @property
     def core(self) -> EngineCore | None:
@@ -123,7 +160,8 @@ class VllmEngine:
         self._enter(Phase.STARTING)
         await self._launch()
         self._enter(Phase.READY)
-        self._judge.start()
+        if not self._config.pools:
+            self._judge.start()
         self._supervisor = asyncio.create_task(self._supervise(), name="engine-supervisor")
 
     async def drain(self) -> None:
@@ -150,19 +188,27 @@ class VllmEngine:
         if self._core is not None:
             core, self._core = self._core, None
             await core.close(self._thread)
+        if self._metrics is not None:
+            self._metrics.forget(self._config.served_name)
         self._thread.shutdown(wait=False, cancel_futures=True)
         self._render.shutdown(wait=False, cancel_futures=True)
 
     async def _launch(self) -> None:
+        # What is started meanwhile would be taken for this engine's.
+        async with self._starts:
+            await self._launch_alone()
+
+    async def _launch_alone(self) -> None:
         before = descendants()
         limits = WatchdogLimits(hang=self._config.hang_timeout)
         build = asyncio.get_running_loop().run_in_executor(self._thread, self._build, limits)
         try:
             core = await asyncio.shield(build)
+            if self._metrics is not None:
+                self._metrics.adopt(self._config.served_name)
             await core.attach()
         except asyncio.CancelledError:
-            # Start-up cannot be interrupted from outside: without its children it fails by itself.
-            EngineProcesses.started_since(before).kill()
+            await self._abandon(build, before)
             raise
         except Exception as error:
             EngineProcesses.started_since(before).kill()
@@ -171,8 +217,17 @@ class VllmEngine:
         self._core = core
         self._slots = core.slots
 
+    async def _abandon(self, build: asyncio.Future[EngineCore], before: frozenset[int]) -> None:
+        """End a start-up: it cannot be interrupted, but without its children it fails by itself."""
+        while not build.done():
+            EngineProcesses.started_since(before).kill(wait=0)
+            await asyncio.wait({build}, timeout=TICK_SECONDS)
+        if build.exception() is None:
+            await build.result().close(self._thread)
+
     def _build(self, limits: WatchdogLimits) -> EngineCore:
-        return EngineCore.build(engine_arguments(self._config), limits, self._config.tool_parser)
+        config = self._config
+        return EngineCore.build(engine_arguments(config), limits, config.tool_parser, config.kind)
 
     def _vocabulary(self) -> str:
         if self._core is None:
@@ -310,9 +365,57 @@ class VllmEngine:
         try:
             await core.run(request, sink)
         finally:
-            self._running -= 1
-            if not self._running:
-                self._idle.set()
+            self._ended()
+
+    def _ended(self) -> None:
+        self._running -= 1
+        if not self._running:
+            self._idle.set()
+
+    async def tokenize_all(self, model: str, texts: Sequence[str]) -> Sequence[Prompt]:
+        """See :meth:`engine.types.Engine.tokenize_all`."""
+        prompts = self._serving(model).prompts
+        return await asyncio.get_running_loop().run_in_executor(self._render, prompts.plain_all, texts)
+
+    async def tokenize_pairs(self, model: str, pairs: Sequence[tuple[str, str]]) -> Pairs:
+        """See :meth:`engine.types.Engine.tokenize_pairs`."""
+        if self._config.kind == "embed":
+            texts = list(dict.fromkeys(text for pair in pairs for text in pair))
+            place = {text: index for index, text in enumerate(texts)}
+            prompts = await self.tokenize_all(model, texts)
+            return Pairs(prompts, [(place[first], place[second]) for first, second in pairs])
+        builder = self._serving(model).prompts
+        return Pairs(await asyncio.get_running_loop().run_in_executor(self._render, builder.pairs, pairs), None)
+
+    def check_prompts(self, request: PoolingRequest) -> None:
+        """See :meth:`engine.types.Engine.check_prompts`."""
+        self._serving(request.model).check_prompts(request)
+
+    async def embed(self, request: PoolingRequest) -> Embeddings:
+        """See :meth:`engine.types.Engine.embed`."""
+        pooler, rows = await self._pooled(request)
+        return pooler.embeddings(request, rows)
+
+    async def classify(self, request: PoolingRequest) -> Classes:
+        """See :meth:`engine.types.Engine.classify`."""
+        pooler, rows = await self._pooled(request)
+        return pooler.classes(rows)
+
+    async def score(self, request: PoolingRequest) -> Sequence[float]:
+        """See :meth:`engine.types.Engine.score`."""
+        pooler, rows = await self._pooled(request)
+        return pooler.scores(request, rows)
+
+    async def _pooled(self, request: PoolingRequest) -> tuple[Pooler, Sequence[Any]]:
+        core = self._serving(request.model)
+        self._running += 1
+        self._idle.clear()
+        try:
+            rows = await core.pool(request)
+        finally:
+            self._ended()
+        assert core.pooler is not None
+        return core.pooler, rows
 
     def generate(self, request: GenerationRequest) -> AsyncIterator[Delta]:
         """See :meth:`engine.types.Engine.generate`."""

@@ -13,6 +13,7 @@ Exceptions a caller of the facade can see::
      ├── EngineOverloaded       queue bounds reached; retry later
      │    └── SchemasWaiting    too many new schemas wait to be judged; retry later
      ├── EngineUnavailable      not started, dead, hung or restarting; retry later
+     │    └── ModelUnavailable  this one model is not in memory, for a reason; others are not affected
      └── GenerationFailed       this one generation ended in an error inside the engine
 """
 
@@ -20,7 +21,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import msgspec
@@ -128,6 +129,14 @@ class EngineUnavailable(EngineError):
         self.retry_after = retry_after
 
 
+class ModelUnavailable(EngineUnavailable):
+    """The model is not in memory and cannot be used now. ``state`` says why; ``retry_after`` in seconds."""
+
+    def __init__(self, message: str, *, state: ModelState, retry_after: float = 5.0) -> None:
+        super().__init__(message, retry_after=retry_after)
+        self.state = state
+
+
 class GenerationFailed(EngineError):
     """The engine ended this one generation with an error; others are not affected."""
 
@@ -160,11 +169,13 @@ class Prompt:
     """A prompt ready for the engine. ``text`` is kept only where the caller needs it back (``echo``).
 
     ``media``: the engine's own form of the images whose places are among ``token_ids``; nobody else looks into it.
+    ``second_from``: where the second of two texts begins, for models that are told.
     """
 
     token_ids: Sequence[int]
     text: str | None = None
     media: object | None = None
+    second_from: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,12 +343,34 @@ class EngineState:
     detail: str | None = None
 
 
+#: What a model is for. ``embed``: text to a vector; ``classify``: text to labels; ``score``: two texts to a number.
+ModelKind = Literal["generate", "embed", "classify", "score", "transcribe"]
+
+
+class ModelState(enum.Enum):
+    """Where a model is. COLD: not in memory, loaded by the first request that names it. UNLOADED: taken out by an
+    administrator, and out until it is loaded again. UNLOADING: its last requests end. SLEEPING: its weights were moved
+    out of the device's memory and come back fast. FAILED: it could not be loaded, or its engine gave up.
+    """
+
+    COLD = "cold"
+    LOADING = "loading"
+    READY = "ready"
+    SLEEPING = "sleeping"
+    UNLOADING = "unloading"
+    UNLOADED = "unloaded"
+    FAILED = "failed"
+
+
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
     """A model that can be named in a request. ``created`` is Unix seconds, ``context_length`` tokens.
 
     ``images``: it takes them in messages. ``reasoning``: it thinks before it answers, and a parser takes that apart.
     ``adapter``: the one that was named together with the model, by whoever resolved a name to both.
+    ``context_length``, ``labels`` (of a classifier, in order) and ``width`` (of embeddings) are empty before the model
+    was loaded once. ``phase``: its engine's, None while there is none. ``size_bytes``: memory of its processes;
+    ``load_seconds``: how long the last load took; ``detail``: why it failed; ``users``: requests that hold it now.
     """
 
     id: str
@@ -346,6 +379,17 @@ class ModelInfo:
     images: bool = False
     reasoning: bool = False
     adapter: str | None = None
+    kind: ModelKind = "generate"
+    state: ModelState = ModelState.READY
+    phase: Phase | None = None
+    pinned: bool = False
+    preload: bool = True
+    labels: tuple[str, ...] = ()
+    width: int = 0
+    size_bytes: int = 0
+    load_seconds: float | None = None
+    detail: str | None = None
+    users: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -380,6 +424,64 @@ class AdapterInfo:
     pinned: bool = False
     running: int = 0
     broken: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PoolState:
+    """Memory of the models together, in bytes, and what happened since the start."""
+
+    budget_bytes: int
+    used_bytes: int
+    loads: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    evictions: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PoolingRequest:
+    """Texts to be run through a model that does not generate, in one batch.
+
+    ``request_id`` is made by the gateway, never by a client. ``pairs`` is for scores: index of the first and of the
+    second text among ``prompts``; None: each prompt is a pair already. ``dimensions``: cut embeddings to their first
+    so many numbers.
+    """
+
+    request_id: str
+    model: str
+    prompts: Sequence[Prompt]
+    priority: int = 0
+    pairs: Sequence[tuple[int, int]] | None = None
+    dimensions: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """One vector of ``width`` numbers per prompt, in order, of length 1: float32, little-endian."""
+
+    width: int
+    vectors: Sequence[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Classes:
+    """One row per prompt, in order: the probability of each of ``labels``."""
+
+    labels: tuple[str, ...]
+    rows: Sequence[Sequence[float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Pairs of texts as the model takes them; see :class:`PoolingRequest`."""
+
+    prompts: Sequence[Prompt]
+    pairs: Sequence[tuple[int, int]] | None
+
+
+class Hold(Protocol):
+    """Keeps a model in memory while a request needs it."""
+
+    def release(self) -> None:
+        """The request is over. Called once; never blocks or fails."""
 
 
 Role = Literal["system", "developer", "user", "assistant", "tool"]
@@ -436,20 +538,47 @@ class Engine(Protocol):
     def models(self) -> Sequence[ModelInfo]:
         """Every model that may be named, whatever its state."""
 
+    def model(self, name: str) -> ModelInfo | None:
+        """The model of that name, as of the last change of its state; a look-up."""
+
     def state(self) -> EngineState:
         """The engine now."""
 
-    def slots(self) -> int:
-        """Sequences that the engine batches at once; 0 before its first start."""
+    def slots(self, model: str) -> int:
+        """Sequences that the engine of ``model`` batches at once; 0 before its first start."""
+
+    def pool(self) -> PoolState:
+        """Memory and history of the models together; cheap to take."""
 
     async def start(self) -> None:
-        """Load the model; returns when it can serve. Raises :class:`EngineUnavailable` if it cannot."""
+        """Load what is to be in memory from the start; returns when that can serve.
+
+        Raises :class:`EngineUnavailable` if the first of them cannot; a later one is then ``FAILED``.
+        """
 
     async def drain(self) -> None:
         """Refuse new requests and return when none is left."""
 
     async def stop(self) -> None:
         """End every request with :class:`EngineUnavailable` and leave no process behind. Idempotent."""
+
+    async def hold(self, model: str) -> Hold:
+        """Have ``model`` in memory, and keep it there until the hold is released; everything below needs that.
+
+        Waits with a bound while it is loaded, if that is the policy. Raises :class:`ModelUnavailable`.
+        """
+
+    async def load(self, model: str) -> None:
+        """Have ``model`` in memory, also if it was unloaded or failed before; returns when it is.
+
+        Raises :class:`RequestRejected` for an unknown model, :class:`ModelUnavailable` if it cannot be.
+        """
+
+    async def unload(self, model: str) -> None:
+        """Take ``model`` out of memory when its last request has ended; new ones are refused meanwhile. Idempotent.
+
+        Others are not stalled. Raises :class:`RequestRejected` for an unknown model.
+        """
 
     async def render_chat(self, model: str, conversation: Conversation) -> Prompt:
         """Apply the chat template and tokenise, off the event loop. Special tokens in contents stay text."""
@@ -458,6 +587,12 @@ class Engine(Protocol):
         self, model: str, text: str, *, keep_text: bool = False, add_special_tokens: bool = True
     ) -> Prompt:
         """Tokenise plain text off the event loop. ``add_special_tokens``: those that begin or end every text."""
+
+    async def tokenize_all(self, model: str, texts: Sequence[str]) -> Sequence[Prompt]:
+        """Tokenise many plain texts in one go, off the event loop, with the tokens that begin and end them."""
+
+    async def tokenize_pairs(self, model: str, pairs: Sequence[tuple[str, str]]) -> Pairs:
+        """Tokenise pairs of texts as the model compares them: together, or each distinct text for itself."""
 
     async def detokenize(self, model: str, token_ids: Sequence[int]) -> str:
         """The text of token ids. Raises :class:`UnknownToken`."""
@@ -507,3 +642,17 @@ class Engine(Protocol):
 
     def generate(self, request: GenerationRequest) -> AsyncIterator[Delta]:
         """The same, pulled. Closing the iterator aborts in the engine."""
+
+    def check_prompts(self, request: PoolingRequest) -> None:
+        """Raise :class:`RequestRejected` if a prompt could never be run: length, vocabulary. Cheap."""
+
+    async def embed(self, request: PoolingRequest) -> Embeddings:
+        """Vectors of length 1. Cancelling aborts in the engine. Raises :class:`EngineError` kinds."""
+
+    async def classify(self, request: PoolingRequest) -> Classes:
+        """Probabilities of the model's labels. Cancelling aborts in the engine. Raises :class:`EngineError` kinds."""
+
+    async def score(self, request: PoolingRequest) -> Sequence[float]:
+        """How well the second text of each pair answers the first: what a ``score`` model says, or the cosine of an
+        ``embed`` model's vectors. Cancelling aborts in the engine. Raises :class:`EngineError` kinds.
+        """

@@ -248,7 +248,7 @@ def _gate(settings: Settings, engine: Engine, metrics: Metrics) -> Gate:
             fair_share=admission.fair_share,
         ),
         memory_fraction=Sampled(read_fraction),
-        slots=engine.slots,
+        slots=lambda: engine.slots(engine.models()[0].id),
         observer=metrics,
         adaptive=bound if adaptive.enabled else None,
     )
@@ -269,6 +269,7 @@ def _policy(settings: Settings) -> Policy:
         max_body_bytes=settings.http.max_body_bytes,
         request_timeout=settings.request_timeout,
         hide_denied_models=settings.access.model_denied == "404",
+        hide_unloaded_models=settings.pool.unloaded == "404",
     )
 
 

@@ -1,33 +1,87 @@
-"""Builds the real engine from settings: the one place where the gateway names it."""
+"""Builds the real engines from settings: the one place where the gateway names them."""
 
 from __future__ import annotations
 
+import asyncio
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from engine.config import EngineConfig, prepare_environment
+from engine.types import ModelKind
 from gateway.settings import Settings
 
 if TYPE_CHECKING:
+    from engine.pool import ModelPool
     from engine.runtime import VllmEngine
 
 
-def build_engine(settings: Settings, model: str, name: str) -> VllmEngine:
-    """An engine for ``model``, not started. Slow the first time: it imports vLLM."""
-    prepare_environment(os.environ, model_is_local=Path(model).is_dir())
+@dataclass(frozen=True, slots=True)
+class Served:
+    """One model to serve: where it is, its id on the wire, and how it is run. See the settings of these names."""
+
+    path: str
+    name: str
+    kind: ModelKind = "generate"
+    arguments: dict[str, Any] = field(default_factory=dict)
+    tool_parser: str = "auto"
+    pin: bool = False
+    preload: bool = False
+    memory: int | None = None
+
+
+def build_engine(settings: Settings, model: str, name: str) -> ModelPool:
+    """A pool of the one model that ``engine`` and ``tool_parser`` describe, not started."""
+    return build_pool(settings, [first_served(settings, model, name)])
+
+
+def first_served(settings: Settings, model: str, name: str) -> Served:
+    """The model that the top of the settings describes: always in memory."""
+    return Served(model, name, "generate", settings.engine, settings.tool_parser, pin=True, preload=True)
+
+
+def build_pool(settings: Settings, models: Sequence[Served]) -> ModelPool:
+    """A pool of ``models``, not started. Slow the first time: it imports vLLM."""
+    prepare_environment(os.environ, model_is_local=all(Path(model.path).is_dir() for model in models))
     # Only now: libraries below vLLM read their environment when they are imported.
+    from engine.memory import default_budget, expected_bytes
+    from engine.metrics import VllmMetrics
+    from engine.pool import ModelPool, PoolPolicy
+    from engine.resident import ModelSpec
     from engine.runtime import VllmEngine
 
-    return VllmEngine(
-        EngineConfig(
-            model=model,
-            served_name=name,
-            arguments=settings.engine,
-            hang_timeout=settings.hang_timeout,
-            kill_timeout=settings.engine_kill_timeout,
-            tool_parser=settings.tool_parser,
-            schema_seconds=settings.schema_seconds,
-            max_images=settings.media.max_images,
-        )
+    starts, metrics = asyncio.Lock(), VllmMetrics()
+
+    def make(config: EngineConfig) -> VllmEngine:
+        return VllmEngine(config, starts=starts, metrics=metrics)
+
+    specs = [
+        ModelSpec(_config(settings, model), model.pin, model.preload or not index, model.memory)
+        for index, model in enumerate(models)
+    ]
+    chosen = settings.pool
+    policy = PoolPolicy(
+        # Without a word on memory the first model is tried whatever it is thought to need.
+        budget=chosen.memory or max(default_budget(), expected_bytes(specs[0].config)),
+        cold=chosen.cold,
+        cold_wait=chosen.cold_wait,
+        failed_pause=chosen.failed_pause,
+        unload_timeout=chosen.unload_timeout,
+    )
+    return ModelPool(specs, policy, make, metrics)
+
+
+def _config(settings: Settings, model: Served) -> EngineConfig:
+    return EngineConfig(
+        model=model.path,
+        served_name=model.name,
+        arguments=model.arguments,
+        hang_timeout=settings.hang_timeout,
+        kill_timeout=settings.engine_kill_timeout,
+        tool_parser=model.tool_parser,
+        schema_seconds=settings.schema_seconds,
+        max_images=settings.media.max_images,
+        kind=model.kind,
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Final
 
 import msgspec
@@ -193,6 +193,40 @@ def internal() -> ApiError:
     return ApiError(500, "internal server error", code="internal_error", type=SERVER)
 
 
+def wrong_kind(name: str, kind: str, kinds: Collection[str]) -> ApiError:
+    """A model that does something else: 400 that says what it is and what is needed."""
+    needed = " or ".join(f"'{kind}'" for kind in sorted(kinds))
+    return ApiError(
+        400,
+        f"The model '{name}' is of kind '{kind}'. This endpoint needs a model of kind {needed}.",
+        code="model_kind_mismatch",
+        param="model",
+    )
+
+
+def not_configured(kinds: Collection[str]) -> ApiError:
+    """No model can do this here: 501."""
+    needed = " or ".join(f"'{kind}'" for kind in sorted(kinds))
+    return ApiError(501, f"No model of kind {needed} is configured on this server.", code="not_configured", type=SERVER)
+
+
+_STATE: Final = engine.ModelState
+_UNAVAILABLE: Final[Mapping[engine.ModelState, str]] = {
+    _STATE.COLD: "The model is not loaded, and there is no memory free for it now. Try again later.",
+    _STATE.LOADING: "The model is being loaded. Try again later.",
+    _STATE.READY: "The model is not available right now. Try again later.",
+    _STATE.SLEEPING: "The model is being woken. Try again later.",
+    _STATE.UNLOADING: "The model is being unloaded. Try again later.",
+    _STATE.UNLOADED: "The model is not loaded: an administrator has taken it out of memory.",
+    _STATE.FAILED: "The model could not be loaded. Try again later.",
+}
+_UNAVAILABLE_CODES: Final[Mapping[engine.ModelState, str]] = {
+    _STATE.LOADING: "model_loading",
+    _STATE.SLEEPING: "model_loading",
+    _STATE.FAILED: "model_failed",
+}
+
+
 def from_engine(error: engine.EngineError, *, prompt_param: str, limit_param: str = "max_tokens") -> ApiError:
     """Map a facade error. ``prompt_param`` is the wire field that carries the prompt (``messages``, ``prompt``),
     ``limit_param`` the one that bounds the output.
@@ -246,6 +280,15 @@ def from_engine(error: engine.EngineError, *, prompt_param: str, limit_param: st
                 503,
                 "The engine is overloaded. Try again later.",
                 code="engine_overloaded",
+                type=SERVER,
+                retry_after=error.retry_after,
+            )
+        case engine.ModelUnavailable():
+            return ApiError(
+                503,
+                _UNAVAILABLE[error.state],
+                code=_UNAVAILABLE_CODES.get(error.state, "model_not_loaded"),
+                param="model",
                 type=SERVER,
                 retry_after=error.retry_after,
             )

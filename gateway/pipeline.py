@@ -1,10 +1,13 @@
-"""The request's way, for every endpoint that runs a model. Read :meth:`Pipeline.generate` from top to bottom."""
+"""The request's way, for every endpoint that runs a model: text is generated, or evaluated in one pass.
+
+Read :meth:`Pipeline.generate` and :meth:`Pipeline.evaluate` from top to bottom: they are made of the same stages.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -21,6 +24,8 @@ from engine.types import (
     EngineError,
     GenerationRequest,
     ModelInfo,
+    ModelKind,
+    ModelState,
     Parsing,
     Prompt,
     PromptTooLong,
@@ -38,8 +43,10 @@ from gateway.errors import (
     adapter_unavailable,
     from_engine,
     model_not_found,
+    not_configured,
     queue_timeout,
     unsupported_modality,
+    wrong_kind,
 )
 from gateway.exchange import Exchange
 from gateway.guardian.check import Guard, Outlet, Passages, Subject, Watch
@@ -55,6 +62,7 @@ from gateway.usage.life import Life
 
 #: Bodies above this many bytes are decoded off the event loop.
 INLINE_BYTES = 32 * 1024
+GENERATING: Final[frozenset[ModelKind]] = frozenset[ModelKind]({"generate"})
 #: Says that the guard flagged something which its policy lets through.
 FLAGGED: Final = (b"x-guardian-flagged", b"true")
 #: When to ask again for an adapter that this process has yet to fetch.
@@ -128,6 +136,103 @@ class Surface(Protocol, Generic[T]):
         """The writer of this request's answer."""
 
 
+class Work(Protocol):
+    """A request that is ready for admission: what it can cost at most."""
+
+    @property
+    def response_id(self) -> str:
+        """Its id, also in the ledger."""
+
+    @property
+    def model(self) -> ModelInfo:
+        """The model that runs it."""
+
+    @property
+    def prompt_param(self) -> str:
+        """The wire field to blame for its size."""
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Over all prompts."""
+
+    @property
+    def max_tokens(self) -> int:
+        """Most completion tokens of one choice."""
+
+    @property
+    def choices(self) -> int:
+        """Over all prompts."""
+
+    @property
+    def sequences(self) -> int:
+        """What runs in the engine at once."""
+
+
+W = TypeVar("W", bound=Work)
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Texts that are ready to be run through a model once, without generating.
+
+    ``run`` is given the priority and returns the body of the answer.
+    """
+
+    response_id: str
+    model: ModelInfo
+    prompt_param: str
+    prompts: Sequence[Prompt]
+    run: Callable[[int], Awaitable[bytes]]
+    max_tokens: int = 0
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Over all prompts."""
+        return sum(len(prompt.token_ids) for prompt in self.prompts)
+
+    @property
+    def choices(self) -> int:
+        """Over all prompts."""
+        return len(self.prompts)
+
+    @property
+    def sequences(self) -> int:
+        """What runs in the engine at once."""
+        return len(self.prompts)
+
+
+class Named(Protocol):
+    """A request that names its model."""
+
+    @property
+    def model(self) -> str:
+        """The name of the model."""
+
+
+N = TypeVar("N", bound=Named)
+
+
+class Task(Protocol, Generic[N]):
+    """What differs between endpoints that run a model without generating text.
+
+    ``kinds``: of models that can do it. ``optional``: where no model can, the answer is 501.
+    """
+
+    id_prefix: str
+    prompt_param: str
+    kinds: Collection[ModelKind]
+    optional: bool
+
+    async def read(self, exchange: Exchange, pipeline: Pipeline) -> N:
+        """The checked request. Raises :class:`ApiError` 400."""
+
+    def texts(self, request: N) -> Passages:
+        """Everything in the request that a guard must see."""
+
+    async def prepare(self, request: N, model: ModelInfo, engine: Engine, response_id: str) -> Evaluation:
+        """The request as tokens. Raises :class:`engine.types.EngineError` for what can never be run."""
+
+
 @dataclass(frozen=True, slots=True)
 class Job(Generic[T]):
     """A request that is ready for admission. ``model`` is what the name in the ``request`` stands for."""
@@ -181,6 +286,7 @@ class Policy:
     max_body_bytes: int
     request_timeout: float
     hide_denied_models: bool = True
+    hide_unloaded_models: bool = False
 
 
 class Pipeline:
@@ -226,7 +332,7 @@ class Pipeline:
 
     def visible(self, principal: Principal) -> list[ModelInfo]:
         """What ``principal`` may name: models, then their adapters by their full names."""
-        models = [model for model in self._engine.models() if principal.may_use(model.id)]
+        models = [model for model in self._engine.models() if principal.may_use(model.id) and not self._hides(model)]
         by_id = {model.id: model for model in models}
         adapters = [
             replace(by_id[each.model], id=each.id, created=each.created, adapter=each.name)
@@ -249,12 +355,12 @@ class Pipeline:
         """
         principal, deadline = self.begin(exchange, surface.id_prefix, principal)
         request = await self.read(exchange, surface.parse)
-        model = self.resolve(request.model, principal)
+        model = self.resolve(request.model, principal, GENERATING)
         exchange.model, exchange.adapter = model.id, model.adapter
         exchange.streaming = request.stream
         exchange.labels = request.labels()
         watch = self.watch(exchange, principal, model, surface.prompt_param)
-        async with self.until(deadline, exchange):
+        async with self.until(deadline, exchange), self.holding(model) as model:
             if recall is not None:
                 request = await recall(request)
             request = await watch.screen(request, surface.texts)
@@ -262,6 +368,25 @@ class Pipeline:
                 prompts = await self._render(surface, request, model, images)
             job = self._plan(surface, request, prompts, model, principal, _life_of(exchange).request_id, keep)
             await self.serve(exchange, principal, job, watch, partial(surface.texts, request), deadline)
+
+    async def evaluate(self, exchange: Exchange, task: Task[N]) -> None:
+        """One run of a model that does not generate, from its headers to the settled account."""
+        principal, deadline = self.begin(exchange, task.id_prefix)
+        request = await task.read(exchange, self)
+        if task.optional and not any(model.kind in task.kinds for model in self.visible(principal)):
+            raise not_configured(task.kinds)
+        model = self.resolve(request.model, principal, task.kinds)
+        exchange.model, exchange.adapter = model.id, model.adapter
+        watch = self.watch(exchange, principal, model, task.prompt_param)
+        async with self.until(deadline, exchange), self.holding(model) as model:
+            request = await watch.screen(request, task.texts)
+            work = await self._prepare(task, request, model, _life_of(exchange).request_id)
+            async with (
+                self._reserved(exchange, principal, work),
+                watch.over(partial(task.texts, request)),
+                self._turn(exchange, principal, work, deadline) as slot,
+            ):
+                await self._admitted(exchange, principal, work, slot, partial(self._run_once, watch=watch))
 
     # -- the steps of it, for surfaces that read and plan in another way --------------------------------------------
 
@@ -298,19 +423,10 @@ class Pipeline:
         deadline: float,
     ) -> None:
         """Reserve, admit, run and settle ``job``: whatever it asks of a model. Raises :class:`ApiError`."""
-        lease = await self._reserve(exchange, principal, job)
-        try:
-            async with watch.over(passages):
-                await self._constrain(job, principal.tenant)
-                async with self._holding_adapter(job) as held:
-                    slot = await self._gate.enter(_ticket(held, principal, deadline))
-                    try:
-                        await self._admitted(exchange, _life_of(exchange), principal, held, slot, watch)
-                    finally:
-                        slot.leave(sum(exchange.tokens))
-        finally:
-            # Nothing was used by a request that was not admitted.
-            lease.settle(sum(exchange.tokens))
+        async with self._reserved(exchange, principal, job), watch.over(passages):
+            await self._constrain(job, principal.tenant)
+            async with self._holding_adapter(job) as held, self._turn(exchange, principal, held, deadline) as slot:
+                await self._admitted(exchange, principal, held, slot, partial(self._run, watch=watch))
 
     # -- who ----------------------------------------------------------------------------------------------------
 
@@ -332,23 +448,57 @@ class Pipeline:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._decoder, parse, body, self._policy.bounds)
 
-    def resolve(self, name: str, principal: Principal) -> ModelInfo:
+    def resolve(self, name: str, principal: Principal, kinds: Collection[ModelKind] | None = None) -> ModelInfo:
         """What ``name`` means to ``principal``: a model, or one with its ``adapter``; ids of models come first.
 
-        Raises :class:`ApiError` 404, the same for what does not exist and what must not be known of; 403 for a model
-        where the policy says so.
+        ``kinds``: what the model must be, None for any. Raises :class:`ApiError` 404, the same for what does not exist
+        and what must not be known of; 403 for a model where the policy says so; 400 for one of another kind.
         """
-        models = {model.id: model for model in self._engine.models()}
-        if (model := models.get(name)) is not None:
+        model = self._named(name, principal)
+        if kinds is not None and model.kind not in kinds:
+            raise wrong_kind(name, model.kind, kinds)
+        return model
+
+    def _named(self, name: str, principal: Principal) -> ModelInfo:
+        if (model := self._known(name)) is not None:
             if principal.may_use(name):
                 return model
             raise model_not_found() if self._policy.hide_denied_models else _model_denied()
         adapter = self._adapters.named(name)
-        if adapter is None or not adapter.open_to(principal) or (model := models.get(adapter.model)) is None:
+        if adapter is None or not adapter.open_to(principal) or (model := self._known(adapter.model)) is None:
             raise model_not_found()
         if not adapter.ready:
             raise adapter_unavailable(ADAPTER_RETRY_SECONDS)
         return replace(model, adapter=adapter.name)
+
+    def _known(self, name: str) -> ModelInfo | None:
+        model = self._engine.model(name)
+        return None if model is None or self._hides(model) else model
+
+    def _hides(self, model: ModelInfo) -> bool:
+        return self._policy.hide_unloaded_models and model.state in (ModelState.UNLOADED, ModelState.UNLOADING)
+
+    @asynccontextmanager
+    async def holding(self, model: ModelInfo) -> AsyncIterator[ModelInfo]:
+        """``model`` in memory for the length of a block, with all that is known of it then.
+
+        Raises :class:`ApiError` 503.
+        """
+        try:
+            hold = await self._engine.hold(model.id)
+        except EngineError as error:
+            raise from_engine(error, prompt_param="model") from error
+        try:
+            loaded = self._engine.model(model.id) or model
+            yield loaded if model.adapter is None else replace(loaded, adapter=model.adapter)
+        finally:
+            hold.release()
+
+    async def _prepare(self, task: Task[N], request: N, model: ModelInfo, response_id: str) -> Evaluation:
+        try:
+            return await task.prepare(request, model, self._engine, response_id)
+        except EngineError as error:
+            raise from_engine(error, prompt_param=task.prompt_param) from error
 
     @asynccontextmanager
     async def pictures(
@@ -398,20 +548,37 @@ class Pipeline:
             raise from_engine(error, prompt_param=surface.prompt_param, limit_param=surface.limit_param) from error
         return job
 
-    async def _reserve(self, exchange: Exchange, principal: Principal, job: Job[Any] | None) -> Lease:
+    async def _reserve(self, exchange: Exchange, principal: Principal, work: Work | None) -> Lease:
         assert exchange.route is not None
         demand = Demand(
-            request_id=job.response_id if job else new_id("req-"),
+            request_id=work.response_id if work else new_id("req-"),
             principal=principal,
             address=exchange.address,
             limit_class=exchange.route.limit_class,
-            model=job.model.id if job else None,
-            tokens=job.prompt_tokens + job.max_tokens * job.choices if job else 0,
-            prompt_param=job.prompt_param if job else None,
+            model=work.model.id if work else None,
+            tokens=work.prompt_tokens + work.max_tokens * work.choices if work else 0,
+            prompt_param=work.prompt_param if work else None,
         )
         lease = await self._limits.reserve(demand)
         exchange.rate_headers = lease.headers
         return lease
+
+    @asynccontextmanager
+    async def _reserved(self, exchange: Exchange, principal: Principal, work: Work) -> AsyncIterator[None]:
+        lease = await self._reserve(exchange, principal, work)
+        try:
+            yield
+        finally:
+            # Nothing was used by a request that was not admitted.
+            lease.settle(sum(exchange.tokens))
+
+    @asynccontextmanager
+    async def _turn(self, exchange: Exchange, principal: Principal, work: Work, deadline: float) -> AsyncIterator[Slot]:
+        slot = await self._gate.enter(_ticket(work, principal, deadline))
+        try:
+            yield slot
+        finally:
+            slot.leave(sum(exchange.tokens))
 
     async def _constrain(self, job: Job[Any], tenant: str) -> None:
         constraint, parsing = job.request.constraint(), job.request.parsing()
@@ -440,8 +607,14 @@ class Pipeline:
     # -- admitted: from here on the request is accounted for ------------------------------------------------------
 
     async def _admitted(
-        self, exchange: Exchange, life: Life, principal: Principal, job: Job[Any], slot: Slot, watch: Watch
+        self,
+        exchange: Exchange,
+        principal: Principal,
+        work: W,
+        slot: Slot,
+        run: Callable[[Exchange, W, Meter, int], Awaitable[None]],
     ) -> None:
+        life = _life_of(exchange)
         meter = Meter(lambda: self._first_token(exchange, life, slot))
         completed = False
         self._metrics.in_flight.inc()
@@ -449,29 +622,29 @@ class Pipeline:
             principal=principal.id,
             tenant=principal.tenant,
             route=exchange.route.path if exchange.route else "",
-            model=job.model.id,
-            adapter=job.model.adapter,
-            prompt_tokens=job.prompt_tokens,
-            max_tokens=job.max_tokens,
-            n=job.choices,
+            model=work.model.id,
+            adapter=work.model.adapter,
+            prompt_tokens=work.prompt_tokens,
+            max_tokens=work.max_tokens,
+            n=work.choices,
             http_request_id=exchange.request_id,
         )
         try:
             life.dispatched()
-            await self._run(exchange, job, meter, slot.priority, watch)
+            await run(exchange, work, meter, slot.priority)
             completed = True
         except EngineError as error:
-            raise from_engine(error, prompt_param=job.prompt_param) from error
+            raise from_engine(error, prompt_param=work.prompt_param) from error
         finally:
-            exchange.tokens = (job.prompt_tokens, meter.tokens)
+            exchange.tokens = (work.prompt_tokens, meter.tokens)
             life.cached_tokens = meter.cached
             life.reasoning_tokens = meter.reasoning
             self._metrics.in_flight.dec()
             self._metrics.request_settled(
-                job.model.id, job.prompt_tokens, meter.tokens, meter.cached, job.model.adapter
+                work.model.id, work.prompt_tokens, meter.tokens, meter.cached, work.model.adapter
             )
             if completed:
-                self._paced(exchange, life, job, meter.tokens)
+                self._paced(exchange, life, work, meter.tokens)
                 life.completed(completion_tokens=meter.tokens, finish_reasons=tuple(meter.finish_reasons))
 
     def _first_token(self, exchange: Exchange, life: Life, slot: Slot) -> None:
@@ -482,14 +655,33 @@ class Pipeline:
         assert exchange.route is not None
         self._metrics.first_token(exchange.route.path, exchange.model or "", life.ttft() or 0.0)
 
-    def _paced(self, exchange: Exchange, life: Life, job: Job[Any], tokens: int) -> None:
+    def _paced(self, exchange: Exchange, life: Life, job: Work, tokens: int) -> None:
         if not exchange.streaming or life.first_token_at is None:
             return
         assert exchange.route is not None
         seconds = time.monotonic() - life.first_token_at
         self._metrics.stream_completed(exchange.route.path, job.model.id, seconds, tokens / job.choices - 1)
 
-    async def _run(self, exchange: Exchange, job: Job[Any], meter: Meter, priority: int, watch: Watch) -> None:
+    async def _run_once(
+        self,
+        exchange: Exchange,
+        evaluation: Evaluation,
+        meter: Meter,  # noqa: ARG002 - nothing is generated
+        priority: int,
+        *,
+        watch: Watch,
+    ) -> None:
+        answer = b""
+
+        async def run() -> None:
+            nonlocal answer
+            answer = await evaluation.run(priority)
+
+        await watch.run(run())
+        _annotate(exchange, watch)
+        exchange.respond(200, answer)
+
+    async def _run(self, exchange: Exchange, job: Job[Any], meter: Meter, priority: int, *, watch: Watch) -> None:
         if not job.request.stream:
             whole = WholeSink(job.choices, meter)
             guarded = watch.sink(Outlet(whole, meter, job.choices, job.max_tokens))
@@ -538,13 +730,13 @@ def _fit(sampling: Sampling, prompt_tokens: int, context: int, explicit: bool) -
     return structs.replace(sampling, max_tokens=room)
 
 
-def _ticket(job: Job[Any], principal: Principal, deadline: float) -> Ticket:
+def _ticket(work: Work, principal: Principal, deadline: float) -> Ticket:
     return Ticket(
-        request_id=job.response_id,
+        request_id=work.response_id,
         tenant=principal.tenant,
         weight=principal.weight,
-        sequences=job.sequences,
-        tokens=job.prompt_tokens + job.max_tokens * job.choices,
+        sequences=work.sequences,
+        tokens=work.prompt_tokens + work.max_tokens * work.choices,
         deadline=deadline,
     )
 

@@ -22,13 +22,13 @@ from pydantic import SecretStr
 from engine.types import EngineUnavailable
 from gateway.access.secret import KEYS, DeploymentSecret, deployment_secret
 from gateway.app import NO_AUTHENTICATION, create_app
-from gateway.engines import build_engine
+from gateway.engines import Served, build_pool, first_served
 from gateway.http.listener import AddressUnavailableError
 from gateway.lifecycle import Gateway
 from gateway.observability.logs import LogOptions, Logs, install
 from gateway.observability.metrics import Metrics
 from gateway.progress import progress_bar
-from gateway.settings import Settings, SettingsError
+from gateway.settings import ModelSettings, Settings, SettingsError
 from gateway.store.database import Database, StoreUnavailable
 from gateway.store.keys import KeyRepository
 from gateway.store.migrate import prepare
@@ -39,7 +39,7 @@ from gateway.usage.prices import PriceList
 from gateway.usage.shipper import Shipper
 
 if TYPE_CHECKING:
-    from engine.runtime import VllmEngine
+    from engine.pool import ModelPool
 
 log = logging.getLogger("sluice.serve")
 
@@ -49,16 +49,9 @@ EXIT_FAILED = 1
 STOP_SECONDS = 15.0
 #: Seconds for the last rows and entries to be written.
 CLOSE_SECONDS = 5.0
+SAMPLE_PREFIX = "sample:"
 #: Seconds in which the same signal again is an echo of the first.
 ECHO_SECONDS = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """The model to serve and its id on the wire."""
-
-    path: str
-    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +71,7 @@ def run(settings: Settings) -> int:
     secret = deployment_secret(settings.deployment_secret(), settings.state_dir)
     _require_authentication(settings, secret)
     try:
-        served = _resolve_model(settings)
+        served = _resolve_models(settings)
     except EngineUnavailable as error:
         sys.stderr.write(f"sluice: {error}\n")
         return EXIT_FAILED
@@ -86,9 +79,9 @@ def run(settings: Settings) -> int:
     logs = _install_logs(settings, metrics)
     try:
         with _accounts(settings, secret, metrics) as (ledger, store):
-            engine = build_engine(settings, served.path, served.name)
+            engine = build_pool(settings, served)
             parts = Parts(secret, ledger, store, logs, metrics)
-            status: int = uvloop.run(_serve(settings, served, engine, parts, made_key))
+            status: int = uvloop.run(_serve(settings, served[0], engine, parts, made_key))
             return status
     finally:
         logs.close()
@@ -157,22 +150,54 @@ def _with_development_key(settings: Settings) -> tuple[Settings, Path | None]:
     return settings.model_copy(update={"api_key": SecretStr(key)}), path
 
 
-def _resolve_model(settings: Settings) -> Served:
-    if settings.model is None:
-        # Only now: the converter's libraries are heavy, and most deployments bring their own model.
-        from engine.samples import DEFAULT_MODEL_ID, default_cache_root, ensure_default_model
+def _resolve_models(settings: Settings) -> list[Served]:
+    """Every model, the first first; samples are prepared. Raises :class:`SettingsError`, :class:`EngineUnavailable`."""
+    more = [_served(settings, model) for model in settings.models]
+    if settings.model is None and more:
+        return more
+    first = _resolve_first(settings)
+    if any(model.name == first.name for model in more):
+        raise SettingsError(f"models: the name {first.name!r} is that of the first model")
+    return [first, *more]
 
-        cache = settings.cache_dir or default_cache_root()
-        with progress_bar("preparing the sample model") as progress:
-            path = ensure_default_model(cache, progress)
-        return Served(str(path), settings.served_model_name or DEFAULT_MODEL_ID)
-    name = settings.served_model_name or settings.model.rstrip("/").rpartition("/")[2]
-    path = Path(settings.model)
-    if settings.model.startswith(("/", ".", "~")) and not path.expanduser().is_dir():
-        raise SettingsError(f"model: no such directory: {settings.model}")
-    if path.expanduser().is_dir():
-        return Served(str(path.expanduser()), name)
-    return Served(settings.model, settings.served_model_name or settings.model)
+
+def _resolve_first(settings: Settings) -> Served:
+    if settings.model is None:
+        from engine.samples import DEFAULT_MODEL_ID
+
+        path = _sample(settings, DEFAULT_MODEL_ID)
+        return first_served(settings, path, settings.served_model_name or DEFAULT_MODEL_ID)
+    path, name = _located(settings, settings.model, "model")
+    return first_served(settings, path, settings.served_model_name or name)
+
+
+def _served(settings: Settings, model: ModelSettings) -> Served:
+    path, _ = _located(settings, model.model, f"models ({model.name})")
+    return Served(path, model.name, model.kind, model.engine, model.tool_parser, model.pin, model.preload, model.memory)
+
+
+def _located(settings: Settings, model: str, setting: str) -> tuple[str, str]:
+    """Where a model is (a directory, or a hub id as it is), and what it is called if nobody says."""
+    if model.startswith(SAMPLE_PREFIX):
+        sample = model.removeprefix(SAMPLE_PREFIX)
+        return _sample(settings, sample), sample
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return str(path), model.rstrip("/").rpartition("/")[2]
+    if model.startswith(("/", ".", "~")):
+        raise SettingsError(f"{setting}: no such directory: {model}")
+    return model, model
+
+
+def _sample(settings: Settings, name: str) -> str:
+    # Only now: the converter's libraries are heavy, and most deployments bring their own model.
+    from engine.samples import SAMPLES, default_cache_root, ensure_sample
+
+    if name not in SAMPLES:
+        raise SettingsError(f"there is no sample model {name!r}; there are {', '.join(sorted(SAMPLES))}")
+    cache = settings.cache_dir or default_cache_root()
+    with progress_bar(f"preparing the sample model {name}") as progress:
+        return str(ensure_sample(SAMPLES[name], cache, progress))
 
 
 def _install_logs(settings: Settings, metrics: Metrics) -> Logs:
@@ -203,7 +228,7 @@ def _open_ledger(settings: Settings, metrics: Metrics) -> JsonlLedger:
 async def _serve(
     settings: Settings,
     served: Served,
-    engine: VllmEngine,
+    engine: ModelPool,
     parts: Parts,
     made_key: Path | None,
 ) -> int:

@@ -34,12 +34,13 @@ def routes(pipeline: Pipeline, engine: Engine) -> list[Route]:
         request = await pipeline.read(exchange, parse_tokenize)
         model = pipeline.resolve(request.model, principal)
         exchange.model, exchange.adapter = model.id, model.adapter
-        try:
-            async with pipeline.pictures(request.images(), model, principal) as images:
-                ids = (await _prompt(engine, model.id, request, images)).token_ids
-            strings = await engine.token_strings(model.id, ids) if request.return_token_strs else None
-        except EngineError as error:
-            raise from_engine(error, prompt_param="messages" if request.messages else "prompt") from error
+        async with pipeline.holding(model) as model:
+            try:
+                async with pipeline.pictures(request.images(), model, principal) as images:
+                    ids = (await _prompt(engine, model.id, request, images)).token_ids
+                strings = await engine.token_strings(model.id, ids) if request.return_token_strs else None
+            except EngineError as error:
+                raise from_engine(error, prompt_param="messages" if request.messages else "prompt") from error
         answer = {"count": len(ids), "max_model_len": model.context_length, "tokens": ids, "token_strs": strings}
         exchange.respond(200, orjson.dumps(answer))
 
@@ -48,10 +49,11 @@ def routes(pipeline: Pipeline, engine: Engine) -> list[Route]:
         request = await pipeline.read(exchange, parse_detokenize)
         model = pipeline.resolve(request.model, principal)
         exchange.model, exchange.adapter = model.id, model.adapter
-        try:
-            text = await engine.detokenize(model.id, request.tokens)
-        except EngineError as error:
-            raise from_engine(error, prompt_param="tokens") from error
+        async with pipeline.holding(model):
+            try:
+                text = await engine.detokenize(model.id, request.tokens)
+            except EngineError as error:
+                raise from_engine(error, prompt_param="tokens") from error
         exchange.respond(200, orjson.dumps({"prompt": text}))
 
     declared: dict[str, Any] = {

@@ -13,6 +13,7 @@ from gateway.settings.limits import (
 )
 from gateway.settings.logs import LogSettings
 from gateway.settings.media import MediaSettings
+from gateway.settings.models import ModelSettings, PoolSettings
 from gateway.settings.responses import ResponseSettings
 from gateway.settings.section import Section, SettingsError
 from gateway.settings.tree import MIN_SECRET_LENGTH, OTHER_VARIABLES, PREFIX, Settings, load
@@ -33,6 +34,8 @@ __all__ = [
     "LimitSettings",
     "LogSettings",
     "MediaSettings",
+    "ModelSettings",
+    "PoolSettings",
     "PriceSettings",
     "QuotaSettings",
     "ResponseSettings",

@@ -18,6 +18,7 @@ from gateway.settings.http import HttpSettings
 from gateway.settings.limits import AdmissionSettings, LimitSettings
 from gateway.settings.logs import LogSettings
 from gateway.settings.media import MediaSettings
+from gateway.settings.models import ModelSettings, PoolSettings, check_names, read_arguments
 from gateway.settings.responses import ResponseSettings
 from gateway.settings.section import SettingsError
 
@@ -83,6 +84,8 @@ class Settings(BaseSettings):
     guard: GuardSettings = GuardSettings()
     responses: ResponseSettings = ResponseSettings()
     engine: dict[str, Any] = Field({}, description="vLLM's engine arguments by their own names.")
+    models: list[ModelSettings] = Field([], description="More models, each with its own engine (docs/models.md).")
+    pool: PoolSettings = PoolSettings()
     tool_parser: str = Field(
         "auto",
         min_length=1,
@@ -118,10 +121,12 @@ class Settings(BaseSettings):
     @field_validator("engine", mode="before")
     @classmethod
     def _read_numbers(cls, value: Any) -> Any:
-        """The environment gives text; vLLM wants numbers and booleans."""
-        if not isinstance(value, dict):
-            return value
-        return {name: yaml.safe_load(each) if isinstance(each, str) else each for name, each in value.items()}
+        return read_arguments(value)
+
+    @field_validator("models")
+    @classmethod
+    def _names_once(cls, value: list[ModelSettings]) -> list[ModelSettings]:
+        return check_names(value)
 
     def static_key(self) -> str | None:
         """The configured key, if any. Raises :class:`SettingsError` for a file that cannot be used."""

@@ -15,7 +15,8 @@ import sys
 from collections.abc import Sequence
 
 from engine.config import EngineConfig, prepare_environment
-from engine.types import Delta, Engine, GenerationRequest, Prompt, Sampling
+from engine.pull import Runs
+from engine.types import Delta, GenerationRequest, Prompt, Sampling
 
 #: Long enough that all others wait by the time it ends.
 FIRST_TOKENS = 900
@@ -35,7 +36,7 @@ class Sink:
         pass
 
 
-async def order_of_service(engine: Engine, priorities: Sequence[int]) -> list[int]:
+async def order_of_service(engine: Runs, priorities: Sequence[int]) -> list[int]:
     """``engine`` must batch one sequence."""
     served: list[int] = []
 

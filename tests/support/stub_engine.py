@@ -19,10 +19,12 @@ from engine.types import (
     AdapterInUse,
     AdapterNotFound,
     AdapterSpec,
+    Classes,
     Constraint,
     Conversation,
     Delta,
     DeltaSink,
+    Embeddings,
     EngineError,
     EngineOverloaded,
     EngineState,
@@ -30,9 +32,15 @@ from engine.types import (
     FinishReason,
     GenerationFailed,
     GenerationRequest,
+    Hold,
     ModelInfo,
+    ModelState,
+    ModelUnavailable,
+    Pairs,
     Parsing,
     Phase,
+    PoolingRequest,
+    PoolState,
     Prompt,
     PromptTooLong,
     RequestRejected,
@@ -112,6 +120,8 @@ class StubEngine:
         self.accounts: dict[str, Account] = {}
         self.finished: Counter[str] = Counter()
         self.sink_errors: list[BaseException] = []
+        self.model_state = ModelState.READY
+        self.holds = 0
         self._waiting: deque[_Running] = deque()
         self._running: dict[str, _Running] = {}
         self._phase = Phase.STARTING
@@ -129,7 +139,21 @@ class StubEngine:
     # --- the facade --------------------------------------------------------------------------------------------
 
     def models(self) -> Sequence[ModelInfo]:
-        return [ModelInfo(self.config.model, 1_700_000_000, self.config.context_length, images=self.config.images)]
+        return [
+            ModelInfo(
+                self.config.model,
+                1_700_000_000,
+                self.config.context_length,
+                images=self.config.images,
+                state=self.model_state,
+            )
+        ]
+
+    def model(self, name: str) -> ModelInfo | None:
+        return self.models()[0] if name == self.config.model else None
+
+    def pool(self) -> PoolState:
+        return PoolState(0, 0)
 
     def state(self) -> EngineState:
         running = sum(len(each.open) for each in self._running.values())
@@ -142,7 +166,7 @@ class StubEngine:
             restarts=self._restarts,
         )
 
-    def slots(self) -> int:
+    def slots(self, model: str) -> int:
         return self.config.max_running
 
     @property
@@ -174,6 +198,23 @@ class StubEngine:
             self._ticker.cancel()
             self._ticker = None
 
+    async def hold(self, model: str) -> Hold:
+        if self.model_state is not ModelState.READY:
+            raise ModelUnavailable("not in memory", state=self.model_state)
+        self.holds += 1
+        return self
+
+    def release(self) -> None:
+        self.holds -= 1
+
+    async def load(self, model: str) -> None:
+        self._check_model(model)
+        self.model_state = ModelState.READY
+
+    async def unload(self, model: str) -> None:
+        self._check_model(model)
+        self.model_state = ModelState.UNLOADED
+
     async def render_chat(self, model: str, conversation: Conversation) -> Prompt:
         await self._slowly(model)
         return Prompt(toy_model.render(conversation.messages))
@@ -183,6 +224,13 @@ class StubEngine:
     ) -> Prompt:
         await self._slowly(model)
         return Prompt(toy_model.encode(text), text if keep_text else None)
+
+    async def tokenize_all(self, model: str, texts: Sequence[str]) -> Sequence[Prompt]:
+        await self._slowly(model)
+        return [Prompt(toy_model.encode(text)) for text in texts]
+
+    async def tokenize_pairs(self, model: str, pairs: Sequence[tuple[str, str]]) -> Pairs:
+        return Pairs(await self.tokenize_all(model, [first + second for first, second in pairs]), None)
 
     async def detokenize(self, model: str, token_ids: Sequence[int]) -> str:
         await self._slowly(model)
@@ -233,6 +281,18 @@ class StubEngine:
     def generate(self, request: GenerationRequest) -> AsyncIterator[Delta]:
         return pull(self, request)
 
+    def check_prompts(self, request: PoolingRequest) -> None:
+        self._check_model(request.model)
+
+    async def embed(self, request: PoolingRequest) -> Embeddings:
+        raise RequestRejected("the stub only generates", param="model")
+
+    async def classify(self, request: PoolingRequest) -> Classes:
+        raise RequestRejected("the stub only generates", param="model")
+
+    async def score(self, request: PoolingRequest) -> Sequence[float]:
+        raise RequestRejected("the stub only generates", param="model")
+
     # --- faults and oracles ------------------------------------------------------------------------------------
 
     def die(self, restart_after: float | None = 0.05) -> None:
@@ -252,6 +312,7 @@ class StubEngine:
     def leaks(self) -> list[str]:
         """What is left although nothing should be; empty at rest."""
         left = [f"request_states still holds {request_id}" for request_id in self.request_states]
+        left += [f"{self.holds} holds on the model"] * bool(self.holds)
         left += [f"running still holds {request_id}" for request_id in self._running]
         left += [f"waiting still holds {each.request.request_id}" for each in self._waiting]
         left += [f"adapter {name} is held" for name, count in self._held.items() if count]

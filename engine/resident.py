@@ -1,0 +1,130 @@
+"""One model of the pool: what was configured, where it is now, and who uses it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from engine.config import EngineConfig
+from engine.types import ModelInfo, ModelState, Phase
+
+if TYPE_CHECKING:
+    from engine.runtime import VllmEngine
+
+log = logging.getLogger("sluice.pool")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """A model as configured. ``memory`` is what it takes, in bytes; None: estimated, then measured."""
+
+    config: EngineConfig
+    pin: bool = False
+    preload: bool = False
+    memory: int | None = None
+
+
+class Resident:
+    """``users`` are requests that hold it or wait for it; ``reserved`` is its part of the budget, in bytes, of which
+    ``expected`` were thought to be needed. ``evicting``: it is unloaded for another, not by an administrator.
+
+    ``on_idle`` is called whenever its last user has gone. ``card`` is what the gateway sees, as of the last change.
+    """
+
+    def __init__(self, spec: ModelSpec, on_idle: Callable[[], None]) -> None:
+        self.spec = spec
+        self.name = spec.config.served_name
+        self.state = ModelState.COLD
+        self.runtime: VllmEngine | None = None
+        self.users = 0
+        self.unused = asyncio.Event()
+        self.unused.set()
+        self.last_used = 0.0
+        self.expected = 0
+        self.reserved = 0
+        self.size_bytes = 0
+        self.load_seconds: float | None = None
+        self.loading_since = 0.0
+        self.detail: str | None = None
+        self.retry_at = 0.0
+        self.loader: asyncio.Task[None] | None = None
+        self.unloader: asyncio.Task[None] | None = None
+        self.evicting = False
+        self.card = ModelInfo(
+            self.name,
+            int(time.time()),
+            0,
+            kind=spec.config.kind,
+            state=ModelState.COLD,
+            pinned=spec.pin,
+            preload=spec.preload,
+        )
+        self._on_idle = on_idle
+
+    def enter(self, state: ModelState, detail: str | None = None) -> None:
+        """Change its state."""
+        if state is not self.state:
+            fields = {"model": self.name, "state": state.value} | ({"detail": detail} if detail else {})
+            log.info("model %s: %s", self.name, state.value, extra={"fields": fields})
+        self.state = state
+        self.detail = detail
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Bring the card up to date. What was learnt of the model stays known when it is gone."""
+        runtime = self.runtime
+        learnt = runtime.info() if runtime is not None and self.state is ModelState.READY else self.card
+        self.card = replace(
+            self.card,
+            context_length=learnt.context_length,
+            images=learnt.images,
+            reasoning=learnt.reasoning,
+            labels=learnt.labels,
+            width=learnt.width,
+            state=self.state,
+            phase=runtime.state().phase if runtime is not None else None,
+            size_bytes=self.size_bytes,
+            load_seconds=self.load_seconds,
+            detail=self.detail,
+        )
+
+    def info(self) -> ModelInfo:
+        """The card with what changes from moment to moment."""
+        phase = self.phase
+        gone = self.state is ModelState.READY and phase is Phase.FAILED
+        return replace(self.card, phase=phase, users=self.users, state=ModelState.FAILED if gone else self.state)
+
+    @property
+    def phase(self) -> Phase | None:
+        """Its engine's phase; None while there is no engine."""
+        return self.runtime.state().phase if self.runtime is not None else None
+
+    @property
+    def evictable(self) -> bool:
+        """Whether it may leave now to make room."""
+        idle = not self.users and self.runtime is not None and not self.runtime.busy
+        return self.state is ModelState.READY and idle and not self.spec.pin
+
+    def retry_after(self) -> float:
+        """Seconds until it is probably there, by what its last load took."""
+        elapsed = time.monotonic() - self.loading_since if self.state is ModelState.LOADING else 0.0
+        return min(60.0, max(1.0, (self.load_seconds or 15.0) - elapsed))
+
+    # -- who uses it ----------------------------------------------------------------------------------------------
+
+    def join(self) -> None:
+        """One more user."""
+        self.users += 1
+        self.unused.clear()
+
+    def release(self) -> None:
+        """See :class:`engine.types.Hold`: a resident is the hold of each of its users."""
+        self.users -= 1
+        self.last_used = time.monotonic()
+        if not self.users:
+            self.unused.set()
+            self._on_idle()
