@@ -20,7 +20,8 @@ def write_manifest(directory: Path, about: Mapping[str, object]) -> None:
         if path.is_dir():
             continue
         status = path.stat()
-        files[str(path.relative_to(directory))] = {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": sha256_of(path)}
+        name = str(path.relative_to(directory))
+        files[name] = {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": sha256_of(path)}
     (directory / _NAME).write_text(json.dumps({**about, "files": files}, indent=2) + "\n", "utf-8")
     sync(directory / _NAME)
     sync(directory)

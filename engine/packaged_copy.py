@@ -1,4 +1,4 @@
-"""A packaged model that vLLM takes as it is -> a directory of its own: ``python -m engine.packaged_copy FILE... TARGET``.
+"""A packaged model that vLLM takes as it is -> a directory: ``python -m engine.packaged_copy FILE... TARGET``.
 
 In a process of its own, with the manners of :mod:`engine.conversion`. Each file keeps its place relative to the first.
 """

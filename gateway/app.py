@@ -51,6 +51,7 @@ from gateway.routes import (
     guard,
     messages,
     models,
+    pooling,
     responses,
     system,
     tokenize,
@@ -127,6 +128,7 @@ def create_app(
             *completions.routes(pipeline),
             *responses.routes(pipeline, shelf),
             *messages.routes(pipeline, engine),
+            *pooling.routes(pipeline),
             *models.routes(pipeline),
             *tokenize.routes(pipeline, engine),
             *guard.routes(pipeline, guardian),
@@ -286,6 +288,7 @@ def request_bounds(settings: Settings) -> RequestBounds:
         max_messages=limits.max_messages,
         max_prompts=limits.max_prompts,
         max_images=settings.media.max_images,
+        max_inputs=limits.max_inputs,
     )
 
 

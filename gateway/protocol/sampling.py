@@ -40,6 +40,7 @@ class RequestBounds:
     max_prompts: int = 64
     max_choices: int = 128
     max_images: int = 16
+    max_inputs: int = 256
 
 
 def nullable_options(schema: dict[str, Any]) -> None:

@@ -37,6 +37,7 @@ class LimitSettings(Section):
     max_n: int = Field(128, ge=1, le=128, description="Most choices per prompt.")
     max_messages: int = Field(2048, ge=1, description="Messages of one conversation.")
     max_prompts: int = Field(64, ge=1, description="Prompts of one completions request.")
+    max_inputs: int = Field(256, ge=1, description="Texts of one embeddings, classify, rerank or score request.")
     key: QuotaSettings = QuotaSettings()
     model: dict[str, QuotaSettings] = Field({}, description="Limits of a model over all its callers, by model id.")
     address: AddressLimitSettings = AddressLimitSettings()
