@@ -82,10 +82,10 @@ class Dispatch(ABC):
         return self._runtime_of(model).token_strings(model, token_ids)
 
     def constrain(
-        self, model: str, constraint: Constraint | None, parsing: Parsing | None
+        self, model: str, constraint: Constraint | None, parsing: Parsing | None, *, tenant: str = ""
     ) -> Coroutine[Any, Any, None]:
         """See :meth:`engine.types.Engine.constrain`."""
-        return self._runtime_of(model).constrain(model, constraint, parsing)
+        return self._runtime_of(model).constrain(model, constraint, parsing, tenant=tenant)
 
     def check(self, request: GenerationRequest) -> None:
         """See :meth:`engine.types.Engine.check`."""
