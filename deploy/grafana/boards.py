@@ -315,4 +315,113 @@ FRONT: Final = Board(
     ],
 )  # fmt: skip
 
-BOARDS: Final[Sequence[Board]] = (OVERVIEW, LATENCY, TENANTS, LIMITS, ENGINE, FRONT)
+GUARDIAN: Final = Board(
+    "guardian",
+    "Guardian",
+    "What the guard saw, what followed, how long it took, and whether its evaluators answer.",
+    [
+        lines(
+            "Verdicts", "ops", "By stage (input, output) and outcome.",
+            (
+                "sum by (stage, outcome) (rate(sluice_guard_verdicts_total{@}[$__rate_interval]))",
+                "{{stage}} {{outcome}}",
+            ),
+        ),
+        lines(
+            "Flagged, by risk", "ops", "What was found.",
+            (
+                'sum by (risk) (rate(sluice_guard_verdicts_total{@,outcome="flagged"}[$__rate_interval]))',
+                "{{risk}}",
+            ),
+        ),
+        lines(
+            "What followed", "ops", "Blocked, redacted, annotated, or only counted.",
+            (
+                "sum by (stage, action) (rate(sluice_guard_actions_total{@}[$__rate_interval]))",
+                "{{stage}} {{action}}",
+            ),
+        ),
+        lines(
+            "Time of a look", "s", "By evaluator; input is judged beside the wait for a turn.",
+            *quantiles("sluice_guard_seconds", "evaluator"),
+        ),
+        lines(
+            "Looks without a verdict", "ops", "By evaluator and reason: `on_failure` decides what happens then.",
+            (
+                "sum by (evaluator, reason) (rate(sluice_guard_failures_total{@}[$__rate_interval]))",
+                "{{evaluator}} {{reason}}",
+            ),
+            rare=True,
+        ),
+        lines(
+            "Evaluators asked", "short", "1 while an evaluator is asked, 0 while its breaker is open.",
+            ("min by (evaluator) (sluice_guard_evaluator_available{@})", "{{evaluator}}"),
+            rare=True,
+        ),
+        lines(
+            "Remembered verdicts", "percentunit", "Share of findings that were known by their hash.",
+            (
+                'sum(rate(sluice_guard_cache_total{@,outcome="hit"}[$__rate_interval]))'
+                " / (sum(rate(sluice_guard_cache_total{@}[$__rate_interval])) > 0)",
+                "hits",
+            ),
+        ),
+        lines(
+            "Tokens saved", "short", "Per second, not generated because an answer was cut.",
+            ("sum(rate(sluice_guard_tokens_saved_total{@}[$__rate_interval]))", "tokens"),
+        ),
+    ],
+)  # fmt: skip
+
+MODELS: Final = Board(
+    "models",
+    "Models and adapters",
+    "Which model and adapter does the work.",
+    [
+        stack(
+            "Tokens by model", "short", "Prompt and completion tokens per second.",
+            ('sum by (model) (rate(sluice_tokens_total{@,kind!="cached"}[$__rate_interval]))', "{{model}}"),
+        ),
+        lines(
+            "Answer sizes by model", "short", "Completion tokens of settled requests.",
+            *quantiles("sluice_completion_tokens", "model"),
+        ),
+        lines(
+            "Inter-token latency by model", "s", "The mean of one stream, over completed streams.",
+            *quantiles("sluice_inter_token_seconds", "model"),
+        ),
+        lines(
+            "Prompt sizes by model", "short", "Tokens of admitted prompts.",
+            *quantiles("sluice_prompt_tokens", "model"),
+        ),
+        stack(
+            "Tokens by adapter", "short", "Prompt and completion tokens per second.",
+            (
+                "sum by (model, adapter) (rate(sluice_adapter_tokens_total{@}[$__rate_interval]))",
+                "{{model}}:{{adapter}}",
+            ),
+            rare=True,
+        ),
+        lines(
+            "Requests by adapter", "reqps", "Settled.",
+            (
+                "sum by (model, adapter) (rate(sluice_adapter_requests_total{@}[$__rate_interval]))",
+                "{{model}}:{{adapter}}",
+            ),
+            rare=True,
+        ),
+        lines(
+            "Images", "ops", "Images of requests, by where they were and what came of them.",
+            (
+                "sum by (source, outcome) (rate(sluice_images_total{@}[$__rate_interval]))",
+                "{{source}} {{outcome}}",
+            ),
+            rare=True,
+        ),
+        lines(
+            "Time of an image", "s", "Fetching and decoding.", *quantiles("sluice_image_seconds", "source"), rare=True,
+        ),
+    ],
+)  # fmt: skip
+
+BOARDS: Final[Sequence[Board]] = (OVERVIEW, LATENCY, TENANTS, LIMITS, GUARDIAN, MODELS, ENGINE, FRONT)

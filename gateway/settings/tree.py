@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +25,8 @@ from gateway.settings.section import SettingsError
 
 PREFIX: Final = "SLUICE_"
 MIN_SECRET_LENGTH: Final = 32
+MAX_FILE_BYTES: Final = 1024 * 1024
+MAX_VALUES: Final = 100_000
 #: Variables of ours that are not settings: they find the settings, or belong to set-up and engine processes.
 OTHER_VARIABLES: Final = frozenset({"SLUICE_CONFIG", "SLUICE_EXTRA", "SLUICE_GATEWAY_PID", "SLUICE_ENGINE_LOG"})
 
@@ -209,13 +212,21 @@ def _read(config: Path | None) -> dict[str, Any]:
     if config is None:
         return {}
     try:
+        if config.stat().st_size > MAX_FILE_BYTES:
+            raise SettingsError(f"{config}: larger than {MAX_FILE_BYTES} bytes")
         text = config.read_text("utf-8")
     except OSError as error:
         raise SettingsError(f"{config}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{config}: not UTF-8: {error.reason}") from error
     try:
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise SettingsError(f"{config}: not YAML: {error}") from error
+    except RecursionError as error:
+        raise SettingsError(f"{config}: nested too deeply") from error
+    if _spelled_out(values, {}) > MAX_VALUES:
+        raise SettingsError(f"{config}: more than {MAX_VALUES} values when its aliases are spelled out")
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -223,6 +234,17 @@ def _read(config: Path | None) -> dict[str, Any]:
     if "api_key" in values:
         raise SettingsError("api_key: secrets do not belong in a settings file; use SLUICE_API_KEY or api_key_file")
     return values
+
+
+def _spelled_out(value: Any, counted: dict[int, float]) -> float:
+    """How many values there are with every alias written out: few lines can stand for billions, or for no end."""
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in counted:
+        counted[id(value)] = math.inf  # what a value inside of itself would find
+        inside = value.values() if isinstance(value, dict) else value
+        counted[id(value)] = 1 + sum(_spelled_out(each, counted) for each in inside)
+    return counted[id(value)]
 
 
 def _refuse_unknown_variables(environ: Mapping[str, str]) -> None:

@@ -134,6 +134,7 @@ def observed(model: Path, directory: Path, seconds: float = 25.0) -> Iterator[Ob
         "SLUICE_LIMITS__REDIS_TIMEOUT": "2",
         "SLUICE_ADMISSION__MAX_RUNNING": "6",
         "SLUICE_ADMISSION__MAX_QUEUE": "6",
+        "SLUICE_GUARD": json.dumps({"evaluators": [{"kind": "rules"}], "policy": {"output": True}}),
         "SLUICE_USAGE__PRICES": json.dumps({"toy": {"prompt": 1, "completion": 2}}),
     }
     server = Server(model, directory, **settings)
@@ -158,6 +159,7 @@ async def _load(server: Server, seconds: float) -> None:
         *(_streams(clients["team-a"], server, end) for _ in range(5)),
         *(_answers(clients["team-b"], server, end) for _ in range(3)),
         _refused_by_limits(clients["greedy"], server, end),
+        _is_guarded(clients["team-b"], server, end),
         _leaves(clients["team-b"], server, end),
         _floods(clients["team-a"], server, end),
         _nonsense(server, end),
@@ -166,8 +168,8 @@ async def _load(server: Server, seconds: float) -> None:
 
 
 async def _key(server: Server, tenant: str) -> str:
-    limits = {"requests_per_minute": 3 if tenant == "greedy" else 100_000}
-    body = {"name": tenant, "tenant": tenant, "scopes": ["inference"], "limits": limits}
+    quota = {"requests_per_minute": 3 if tenant == "greedy" else 100_000}
+    body = {"name": tenant, "tenant": tenant, "scopes": ["inference"], "quota": quota}
     answer = await Client("127.0.0.1", server.port, KEY, timeout=60).request("POST", "/v1/admin/keys", body)
     assert answer.status in (200, 201), answer.body
     return str(answer.json()["key"])
@@ -189,6 +191,13 @@ async def _answers(client: Client, server: Server, end: float) -> None:
 async def _refused_by_limits(client: Client, server: Server, end: float) -> None:
     while time.monotonic() < end:
         await client.post("/v1/completions", server.body(max_tokens=4))
+        await asyncio.sleep(0.5)
+
+
+async def _is_guarded(client: Client, server: Server, end: float) -> None:
+    """Says what the guard does not let through."""
+    while time.monotonic() < end:
+        await client.post("/v1/completions", server.body(prompt="Write to jane.doe@example.org", max_tokens=4))
         await asyncio.sleep(0.5)
 
 

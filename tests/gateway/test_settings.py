@@ -52,11 +52,33 @@ def test_empty_variables_are_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
         ("api_key: sk-x", "secrets do not belong"),
         ("- a", "expected a mapping"),
         ("a: [", "not YAML"),
+        ("engine: {a: 1", "not YAML"),
+        ("port: 1\0", "not YAML"),
+        ("a: " + "[" * 5000, "nested too deeply|not YAML"),
+        ("engine: &a {b: *a}", "aliases"),
+        (
+            "engine:\n  a0: &a0 [x, x]\n" + "".join(f"  a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 40)),
+            "aliases",
+        ),
+        ("#" * 1_100_000, "larger than"),
+        ("engine: !!python/object/apply:os.getcwd []", "not YAML"),
     ],
+    ids=lambda text: text[:24],
 )
 def test_files_that_are_wrong_are_named(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         load(file_with(tmp_path, text))
+
+
+def test_aliases_are_fine_as_long_as_they_stay_small(tmp_path: Path) -> None:
+    assert load(file_with(tmp_path, "engine: {a: &x {max_num_seqs: 1}, b: *x}")).engine["b"] == {"max_num_seqs": 1}
+
+
+def test_a_file_that_is_not_text_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "sluice.yaml"
+    file.write_bytes(b"port: \xff\xfe")
+    with pytest.raises(SettingsError, match="not UTF-8"):
+        load(file)
 
 
 def test_a_missing_file_and_an_unknown_variable_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
