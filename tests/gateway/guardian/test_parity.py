@@ -1,0 +1,281 @@
+"""Every route that runs a model x streamed or whole x one or several choices x tools x where the violation stands:
+never a miss. A route that runs a model cannot exist without a row here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.guardian.check import GuardPolicy
+from tests.gateway.guardian.conftest import BAD
+from tests.support.client import Client, Stream
+from tests.support.gateways import KEY, Live, running
+from tests.support.planted import PlantedEngine, Script
+
+Body = dict[str, Any]
+
+RULES = {"kind": "rules", "patterns": {"planted": BAD}, "secrets": False, "pii": False}
+FINE = "a harmless sentence about rivers. "
+HALF = len(BAD) // 2
+TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
+CALL = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One route. ``plants``: a body for each place where its input can hold something; ``plain``: a harmless body.
+
+    ``tools`` and ``n`` say whether it has them; ``logprobs``: what asks for log-probabilities; ``speaks``: it
+    generates text, so its output is judged too; ``headers``: what its callers must send.
+    """
+
+    plants: Mapping[str, Callable[[str], Body]]
+    plain: Callable[[], Body]
+    tools: Callable[[Body], Body] | None = None
+    n: bool = False
+    streams: bool = True
+    logprobs: Mapping[str, Any] | None = None
+    speaks: bool = True
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+def chat(*messages: Body, **more: Any) -> Body:
+    return {"model": "stub", "messages": list(messages), "max_tokens": 400, **more}
+
+
+def user(text: Any = "hello") -> Body:
+    return {"role": "user", "content": text}
+
+
+def called(**more: Any) -> Body:
+    return {"role": "assistant", "content": None, "tool_calls": [CALL], **more}
+
+
+def function(**more: Any) -> Body:
+    return {"type": "function", "function": {**TOOL["function"], **more}}  # type: ignore[dict-item]
+
+
+CHAT = Row(
+    plants={
+        "system": lambda bad: chat({"role": "system", "content": bad}, user()),
+        "developer": lambda bad: chat({"role": "developer", "content": bad}, user()),
+        "early turn": lambda bad: chat(user(bad), {"role": "assistant", "content": "ok"}, user()),
+        "assistant turn": lambda bad: chat(user(), {"role": "assistant", "content": bad}, user()),
+        "last turn": lambda bad: chat(user("first"), {"role": "assistant", "content": "ok"}, user(bad)),
+        "text part": lambda bad: chat(user([{"type": "text", "text": "one"}, {"type": "text", "text": bad}])),
+        "name": lambda bad: chat({**user(), "name": re.sub(r"\s", "_", bad)}),
+        "thought": lambda bad: chat(user(), {"role": "assistant", "content": "ok", "reasoning": bad}, user()),
+        "call's arguments": lambda bad: chat(
+            user(),
+            called(tool_calls=[{**CALL, "function": {"name": "look", "arguments": json.dumps({"a": bad})}}]),
+            {"role": "tool", "content": "ok", "tool_call_id": "c1"},
+        ),
+        "tool result": lambda bad: chat(user(), called(), {"role": "tool", "content": bad, "tool_call_id": "c1"}),
+        "tool description": lambda bad: chat(user(), tools=[function(description=bad)]),
+        "tool name": lambda bad: chat(user(), tools=[function(name=re.sub(r"\W", "_", bad))]),
+        "tool schema": lambda bad: chat(
+            user(), tools=[function(parameters={"type": "object", "properties": {"p": {"description": bad}}})]
+        ),
+        "between two turns": lambda bad: chat(user(bad[:HALF]), user(bad[HALF:])),
+        "turn and result": lambda bad: chat(
+            user(bad[:HALF]), {"role": "assistant", "content": bad[HALF:]}, user("go on")
+        ),
+    },
+    plain=lambda: chat(user()),
+    tools=lambda body: {**body, "tools": [TOOL]},
+    n=True,
+    logprobs={"logprobs": True, "top_logprobs": 1},
+)
+
+
+def completion(prompt: Any, **more: Any) -> Body:
+    return {"model": "stub", "prompt": prompt, "max_tokens": 400, **more}
+
+
+COMPLETIONS = Row(
+    plants={
+        "text": completion,
+        "second of a batch": lambda bad: completion(["hello", bad]),
+        "token ids": lambda bad: completion(list(bad.encode())),
+        "token ids in a batch": lambda bad: completion([list(b"hello"), list(bad.encode())]),
+        "echoed": lambda bad: completion(bad, echo=True),
+    },
+    plain=lambda: completion("hello"),
+    n=True,
+    logprobs={"logprobs": 1},
+)
+
+ROWS: dict[str, Row] = {"/v1/chat/completions": CHAT, "/v1/completions": COMPLETIONS}
+
+#: How the violation stands in the output, as tokens.
+SCRIPTS: dict[str, Script] = {
+    "start": Script([BAD, *[FINE] * 20]),
+    "middle": Script([*[FINE] * 20, BAD, *[FINE] * 20]),
+    "end": Script([*[FINE] * 20, BAD]),
+    "split across two tokens": Script([*[FINE] * 20, BAD[:HALF], BAD[HALF:], *[FINE] * 20]),
+    "letter by letter": Script([*[FINE] * 9, *BAD, *[FINE] * 20]),
+    "only word": Script([BAD]),
+    "in the thought": Script([*[FINE] * 9, BAD[:HALF], BAD[HALF:]], part="reasoning"),
+    "in a call": Script(['{"a": "', *[FINE] * 9, BAD[:HALF], BAD[HALF:], '"}'], call="look", reason="tool_calls"),
+    "as a call's name": Script(["{}"], call=BAD, reason="tool_calls"),
+}
+
+
+def guarded(stage: str, **policy: Any) -> Body:
+    stages = {"input": stage == "input", "output": stage == "output"}
+    return {"evaluators": [RULES], "policy": {**stages, **policy}}
+
+
+def variants(row: Row) -> Iterator[tuple[bool, int, bool]]:
+    for stream in (False, True) if row.streams else (False,):
+        for n in (1, 3) if row.n else (1,):
+            for tools in (False, True) if row.tools else (False,):
+                yield stream, n, tools
+
+
+def varied(row: Row, body: Body, stream: bool, n: int, tools: bool) -> Body:
+    body = {**body, **({"stream": True} if stream else {}), **({"n": n} if n > 1 else {})}
+    return row.tools(body) if tools and row.tools and "tools" not in body else body
+
+
+async def sent(live: Live, path: str, body: Body) -> Stream:
+    return await Client("127.0.0.1", live.port, KEY, timeout=30).stream(path, body, headers=dict(ROWS[path].headers))
+
+
+def raw(answer: Stream) -> str:
+    return answer.body.decode("utf-8", "replace") + "\n".join(answer.events)
+
+
+def strings(value: Any) -> Iterator[str]:
+    """Every string in some JSON, in order."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for each in value:
+            yield from strings(each)
+    elif isinstance(value, dict):
+        for each in value.values():
+            yield from strings(each)
+
+
+def shown(answer: Stream) -> list[str]:
+    """Everything that a reader of the answer can put together: each field of each choice, over all events."""
+    pieces: dict[tuple[Any, ...], str] = {}
+
+    def gather(value: Any, at: tuple[Any, ...]) -> None:
+        if isinstance(value, str):
+            pieces[at] = pieces.get(at, "") + value
+        elif isinstance(value, list):
+            for place, each in enumerate(value):
+                index = each.get("index", place) if isinstance(each, dict) else place
+                gather(each, (*at, index))
+        elif isinstance(value, dict):
+            for name, each in value.items():
+                gather(each, (*at, name))
+
+    for event in answer.events or [answer.body.decode("utf-8", "replace")]:
+        if event != "[DONE]":
+            try:
+                gather(json.loads(event), ())
+            except json.JSONDecodeError:
+                pieces[("raw",)] = pieces.get(("raw",), "") + event
+    return list(pieces.values())
+
+
+def test_a_planted_word_is_not_in_this_file_by_accident() -> None:
+    assert BAD not in FINE
+
+
+@pytest.mark.parametrize("path", ROWS)
+async def test_input(tmp_path: Path, path: str) -> None:
+    row = ROWS[path]
+    engine = PlantedEngine(Script([FINE]))
+    async with running(engine, tmp_path, guard=guarded("input")) as live:
+        for place, plant in row.plants.items():
+            for stream, n, tools in variants(row):
+                answer = await sent(live, path, varied(row, plant(BAD), stream, n, tools))
+                assert answer.status == 400, (place, stream, n, tools, answer.body)
+                assert "content_policy_violation" in raw(answer), (place, stream, n, tools)
+                fine = await sent(live, path, varied(row, plant("harmless"), stream, n, tools))
+                assert fine.status == 200, (place, stream, n, tools, fine.body)
+
+
+@pytest.mark.parametrize("path", [path for path, row in ROWS.items() if row.speaks])
+@pytest.mark.parametrize("where", SCRIPTS)
+async def test_output(tmp_path: Path, path: str, where: str) -> None:
+    row, script = ROWS[path], SCRIPTS[where]
+    if script.call is not None and row.tools is None:
+        pytest.skip("it has no tools")
+    engine = PlantedEngine(script)
+    async with running(engine, tmp_path, guard=guarded("output")) as live:
+        for stream, n, tools in variants(row):
+            for probed in (False, True) if row.logprobs else (False,):
+                body = {**varied(row, row.plain(), stream, n, tools), **(row.logprobs or {} if probed else {})}
+                answer = await sent(live, path, body)
+                assert answer.status == 200, answer.body
+                assert BAD not in raw(answer), (stream, n, tools, probed)
+                for text in shown(answer):
+                    assert BAD not in text
+                    assert not text.endswith(BAD[:HALF]), "the beginning of it was sent"
+        assert live.metric("sluice_guard_actions_total", stage="output", action="block") > 0
+
+
+@pytest.mark.parametrize("path", [path for path, row in ROWS.items() if row.speaks])
+async def test_harmless_output_is_the_same_with_and_without_a_guard(tmp_path: Path, path: str) -> None:
+    row = ROWS[path]
+
+    async def answers(guard: Body) -> list[list[str]]:
+        found = []
+        engine = PlantedEngine(Script([FINE] * 30))
+        async with running(engine, tmp_path / str(bool(guard)), guard=guard) as live:
+            for stream, n, tools in variants(row):
+                answer = await sent(live, path, varied(row, row.plain(), stream, n, tools))
+                found.append(sorted(text for text in shown(answer) if FINE.strip() in text))
+        return found
+
+    assert await answers(guarded("output")) == await answers({})
+
+
+async def test_the_rest_of_a_cut_generation_is_not_computed(tmp_path: Path) -> None:
+    script = Script([*[FINE] * 10, BAD, *[FINE] * 300])
+    for stream in (True, False):
+        engine = PlantedEngine(script)
+        async with running(engine, tmp_path / str(stream), guard=guarded("output")) as live:
+            body = varied(CHAT, chat(user(), max_tokens=311), stream, 1, tools=False)
+            answer = await sent(live, "/v1/chat/completions", body)
+            assert '"finish_reason":"content_filter"' in raw(answer)
+            (account,) = engine.accounts.values()
+            assert account.ending == "aborted"
+            assert account.emitted < 100
+            saved = live.metric("sluice_guard_tokens_saved_total")
+            assert saved == 311 - account.emitted
+            usage = [row for row in live.ledger.entries if hasattr(row, "completion_tokens")]
+            assert [row.completion_tokens for row in usage] == [account.emitted]
+
+
+async def test_by_policy_a_cut_stream_ends_in_an_error(tmp_path: Path) -> None:
+    engine = PlantedEngine(SCRIPTS["middle"])
+    guard = guarded("output", stream={"on_flag": "error"})
+    async with running(engine, tmp_path, guard=guard) as live:
+        streamed = await sent(live, "/v1/chat/completions", varied(CHAT, CHAT.plain(), True, 1, tools=False))
+        assert streamed.ending == "error_event"
+        assert "content_policy_violation" in raw(streamed)
+        assert BAD not in raw(streamed)
+        whole = await sent(live, "/v1/chat/completions", CHAT.plain())
+        assert whole.status == 400
+        assert "content_policy_violation" in raw(whole)
+
+
+async def test_every_route_that_runs_a_model_has_a_row(tmp_path: Path) -> None:
+    async with running(PlantedEngine(Script([FINE])), tmp_path, guard=guarded("input"), with_store=True) as live:
+        table = live.gateway._front._routes  # type: ignore[union-attr]
+        running_models = {route.path for route in table.routes if route.runs_model}
+        guards = {route.path for route in table.routes if route.guard is GuardPolicy.EVALUATION}
+        assert running_models - guards == set(ROWS)
