@@ -44,6 +44,7 @@ from gateway.openapi import document
 from gateway.pipeline import Pipeline, Policy
 from gateway.protocol.sampling import RequestBounds
 from gateway.routes import (
+    admin_guard,
     admin_keys,
     admin_usage,
     chat,
@@ -132,6 +133,7 @@ def create_app(
             *models.routes(pipeline),
             *tokenize.routes(pipeline, engine),
             *guard.routes(pipeline, guardian),
+            *admin_guard.routes(pipeline, guardian, audit),
             *(keys.routes(pipeline) if keys is not None else ()),
             *system.health_routes(gateway.is_started, gateway.not_ready_reason, gateway.degraded),
             *system.metrics_routes(

@@ -40,7 +40,7 @@ _QUOTA_FLAGS: Final = {
     "tpd": "tokens_per_day",
     "concurrent": "concurrent",
 }
-_CLEARABLE: Final = ("models", "adapters", "expires", "weight", "labels", "quota", *_QUOTA_FLAGS)
+_CLEARABLE: Final = ("models", "adapters", "expires", "weight", "labels", "quota", "guard_policy", *_QUOTA_FLAGS)
 _FLAGS_OF_FIELDS: Final = {
     **{field: flag for flag, field in _QUOTA_FLAGS.items()},
     "scopes": "scope",
@@ -50,6 +50,7 @@ _FLAGS_OF_FIELDS: Final = {
     "expires_at": "expires",
     "ttl_seconds": "expires",
     "overlap_seconds": "overlap",
+    "guard_policy": "guard-policy",
 }
 
 Config = Annotated[
@@ -72,6 +73,9 @@ Tpm = Annotated[int | None, typer.Option(help="Tokens per minute.")]
 Tpd = Annotated[int | None, typer.Option(help="Tokens per day.")]
 Concurrent = Annotated[int | None, typer.Option(help="Requests at once.")]
 Weight = Annotated[float | None, typer.Option(help="Fair share relative to other tenants, 0.01 to 100 [1].")]
+GuardPolicy = Annotated[
+    str | None, typer.Option(help="One of the guard's policies for keys (setting guard.keys) [the deployment's].")
+]
 Label = Annotated[list[str] | None, typer.Option(metavar="NAME=TEXT", help="A text of yours; may be repeated.")]
 
 
@@ -117,6 +121,7 @@ def keys_app(load: Callable[[Path | None], Settings]) -> typer.Typer:
         tpd: Tpd = None,
         concurrent: Concurrent = None,
         weight: Weight = None,
+        guard_policy: GuardPolicy = None,
         label: Label = None,
         as_json: AsJson = False,
         config: Config = None,
@@ -124,7 +129,7 @@ def keys_app(load: Callable[[Path | None], Settings]) -> typer.Typer:
         """Make a key. It is printed once and kept nowhere."""
         with opened(config) as store:
             quota = _quota(rpm, tpm, tpd, concurrent)
-            values = _fields(name, tenant, scope, model, adapter, expires, quota, weight, _labels(label))
+            values = _fields(name, tenant, scope, model, adapter, expires, quota, weight, _labels(label), guard_policy)
             made = store.acts.create(store.caller, checked(KeyCreate, values))
             _show_made(made_key_object(made), as_json)
 
@@ -181,6 +186,7 @@ def keys_app(load: Callable[[Path | None], Settings]) -> typer.Typer:
         tpd: Tpd = None,
         concurrent: Concurrent = None,
         weight: Weight = None,
+        guard_policy: GuardPolicy = None,
         label: Label = None,
         clear: Annotated[
             list[str] | None,
@@ -193,7 +199,7 @@ def keys_app(load: Callable[[Path | None], Settings]) -> typer.Typer:
         with opened(config) as store:
             labels = {each: text or None for each, text in _labels(label).items()}
             quota = _quota(rpm, tpm, tpd, concurrent)
-            values = _fields(name, tenant, scope, model, adapter, expires, quota, weight, labels)
+            values = _fields(name, tenant, scope, model, adapter, expires, quota, weight, labels, guard_policy)
             request = checked(KeyChange, _cleared(values, clear or []))
             _show(key_object(store.acts.update(store.caller, key_id, request)), as_json)
 
@@ -252,6 +258,7 @@ def _fields(
     quota: dict[str, int],
     weight: float | None,
     labels: dict[str, Any],
+    guard_policy: str | None,
 ) -> dict[str, Any]:
     """What was given, in the fields of :class:`~gateway.protocol.keys.KeyCreate`."""
     given: dict[str, Any] = {
@@ -263,6 +270,7 @@ def _fields(
         "quota": quota or None,
         "weight": weight,
         "labels": labels or None,
+        "guard_policy": guard_policy,
     }
     given = {field: value for field, value in given.items() if value is not None}
     return given if expires is None else {**given, **_expiry(expires)}

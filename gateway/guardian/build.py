@@ -22,6 +22,7 @@ from gateway.observability.metrics import Metrics
 from gateway.settings.guard import (
     EvaluatorSettings,
     GuardModelSettings,
+    GuardPolicies,
     GuardSettings,
     ModerationSettings,
     RulesSettings,
@@ -46,10 +47,10 @@ def build_guardian(
     evaluators = [build_evaluator(each, engine, worker, ledger) for each in settings.evaluators]
     seats = [Seat(each, settings.concurrency, observer) for each in evaluators]
     panel = Panel(seats, FindingCache(settings.cache_entries), observer)
-    policies = settings.policies()
-    check_risks(policies, panel)
+    check_risks(settings.policies(), panel)
     court = Court(panel, observer, audit, keep_text=settings.audit_text)
-    return Guardian(court, engine, policies)
+    declared = GuardPolicies(**{name: getattr(settings, name) for name in GuardPolicies.model_fields})
+    return Guardian(court, engine, declared)
 
 
 def build_evaluator(settings: EvaluatorSettings, engine: Engine, worker: Executor, ledger: Ledger) -> Evaluator:

@@ -13,6 +13,7 @@ from gateway.guardian.check import GuardPolicy, Passages, Subject, Unwatched, Wa
 from gateway.guardian.court import Court
 from gateway.guardian.policy import Policy, PolicySet
 from gateway.guardian.watch import RequestWatch
+from gateway.settings.guard import GuardPolicies
 
 log = logging.getLogger("sluice.guardian")
 
@@ -24,10 +25,12 @@ class Guardian:
     """A :class:`gateway.guardian.check.Guard` and a :class:`gateway.lifecycle.Service`. Use from one event loop."""
 
     def __init__(
-        self, court: Court, engine: Engine, policies: PolicySet, *, chance: Callable[[], float] = random.random
+        self, court: Court, engine: Engine, declared: GuardPolicies, *, chance: Callable[[], float] = random.random
     ) -> None:
         self.court = court
-        self.policies = policies
+        #: The policies as they were declared, and as they are applied; both may be replaced while requests run.
+        self.declared = declared
+        self.policies: PolicySet = declared.policies()
         self._engine = engine
         self._chance = chance
         self._unwatched = Unwatched()

@@ -87,6 +87,7 @@ Adapters = Annotated[
 ]
 Labels = Annotated[Mapping[str, str | None], PlainValidator(_labels, json_schema_input_type=dict[str, str | None])]
 Weight = Annotated[float, Field(ge=0.01, le=100.0)]
+GuardPolicyName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 Moment = Annotated[int, Field(ge=0, le=LAST_MOMENT)]
 Ttl = Annotated[int, Field(ge=1, le=MAX_TTL_SECONDS)]
 Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
@@ -113,6 +114,9 @@ class _Settable(_Body):
     quota: KeyQuota | None = Field(None, description="Limits of this key.")
     weight: Weight | None = Field(None, description="Fair share relative to other tenants; default 1.")
     labels: Labels | None = Field(None, description="Up to 64 texts of your own.")
+    guard_policy: GuardPolicyName | None = Field(
+        None, description="One of the guard's policies for keys; null: the caller's, or the deployment's."
+    )
     expires_at: Moment | None = Field(None, description="Unix seconds; null: never.")
     ttl_seconds: Ttl | None = Field(None, description="Instead of expires_at: seconds from now.")
 
@@ -180,6 +184,7 @@ class KeyObject(_Answer):
     adapters: list[str] | None = Field(description="Adapters it may use; null: all.")
     quota: KeyQuota = Field(description="Its limits.")
     weight: float = Field(description="Fair share.")
+    guard_policy: str | None = Field(description="Its guard policy; null: the deployment's.")
     labels: dict[str, str] = Field(description="Texts of yours.")
     created_at: int = Field(description="When it was made.")
     created_by: str = Field(description="By whom.")

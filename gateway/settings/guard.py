@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import regex
 from pydantic import Field, field_validator, model_validator
@@ -123,23 +123,16 @@ class GuardPolicySettings(Section):
         return Policy(**{**values, "stream": StreamPolicy(**values["stream"])})
 
 
-class GuardSettings(Section):
-    """The guard. Without evaluators there is none."""
+class GuardPolicies(Section):
+    """The policy of the deployment, and what differs for some."""
 
-    evaluators: list[EvaluatorSettings] = Field([], description="Who judges; by `kind`.")
     policy: GuardPolicySettings = GuardPolicySettings()
     models: dict[str, GuardPolicySettings] = Field({}, description="What differs for a model, by its id.")
     routes: dict[str, GuardPolicySettings] = Field({}, description="What differs for a route, by its path.")
     keys: dict[str, GuardPolicySettings] = Field({}, description="What differs for keys that name this guard policy.")
-    cache_entries: int = Field(50_000, ge=0, description="Verdicts remembered by the hash of what was judged.")
-    concurrency: int = Field(32, ge=1, description="Questions to one evaluator at once; more wait within the timeout.")
-    audit_text: bool = Field(False, description="Keep what was blocked in the audit log, not only its hash.")
 
     @model_validator(mode="after")
-    def _check(self) -> GuardSettings:
-        names = [each.name for each in self.evaluators]
-        if len(set(names)) != len(names):
-            raise ValueError("two evaluators have one name: give each its own `name`")
+    def _check_windows(self) -> Self:
         for policy in (self.policy, *self.models.values(), *self.routes.values(), *self.keys.values()):
             if policy.stream.window < policy.stream.hold_back:
                 raise ValueError("stream.window is smaller than stream.hold_back")
@@ -153,3 +146,19 @@ class GuardSettings(Section):
             {name: each.change() for name, each in self.routes.items()},
             {name: each.change() for name, each in self.keys.items()},
         )
+
+
+class GuardSettings(GuardPolicies):
+    """The guard. Without evaluators there is none."""
+
+    evaluators: list[EvaluatorSettings] = Field([], description="Who judges; by `kind`.")
+    cache_entries: int = Field(50_000, ge=0, description="Verdicts remembered by the hash of what was judged.")
+    concurrency: int = Field(32, ge=1, description="Questions to one evaluator at once; more wait within the timeout.")
+    audit_text: bool = Field(False, description="Keep what was blocked in the audit log, not only its hash.")
+
+    @model_validator(mode="after")
+    def _check_names(self) -> Self:
+        names = [each.name for each in self.evaluators]
+        if len(set(names)) != len(names):
+            raise ValueError("two evaluators have one name: give each its own `name`")
+        return self

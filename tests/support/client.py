@@ -158,7 +158,7 @@ class Client:
         lines = [f"{method} {path} HTTP/1.1", f"host: {self.host}:{self.port}", "connection: close"]
         if self._key is not None and "authorization" not in headers:
             lines.append(f"authorization: Bearer {self._key}")
-        if method == "POST":
+        if method == "POST" or payload:
             lines += ["content-type: application/json", f"content-length: {len(payload)}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         return "\r\n".join([*lines, "", ""]).encode("latin-1") + payload

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gateway.settings import SettingsError
 from tests.gateway.guardian.conftest import BAD, Moderation
 from tests.support.checker import EngineEvidence, Evidence, check, without_index
 from tests.support.client import Client
@@ -326,3 +328,93 @@ async def test_a_stub_that_fails_is_still_one_clear_error(tmp_path: Path) -> Non
         assert answer is not None
         assert answer.json()["error"]["code"] == "generation_failed"
         await balanced(live, recorder)
+
+
+async def test_a_block_is_in_the_audit_log_by_its_hash(tmp_path: Path) -> None:
+    for kept in (False, True):
+        guard = {"evaluators": [RULES], "audit_text": kept}
+        async with running(StubEngine(), tmp_path / str(kept), with_store=True, guard=guard) as live:
+            client = client_of(live)
+            await client.post(CHAT, body(f"say {BAD}"))
+            await client.post("/v1/completions", {"model": "stub", "prompt": f"say {BAD}"})
+
+            async def told(live: Live = live, client: Client = client) -> bool:
+                rows = (await client.get("/v1/admin/audit?act=guard.block")).json()["data"]
+                return len(rows) == 2
+
+            await eventually(told)
+            rows = (await client.get("/v1/admin/audit?act=guard.block")).json()["data"]
+            assert {row["target"] for row in rows} == {CHAT, "/v1/completions"}
+            detail = rows[0]["detail"]
+            assert detail["risks"] == {"planted": 1.0}
+            assert detail["sha256"] == [hashlib.sha256(f"say {BAD}".encode()).hexdigest()]
+            assert (BAD in str(rows)) is kept
+
+
+async def test_policies_change_while_it_runs_and_the_change_is_audited(tmp_path: Path) -> None:
+    guard = {"evaluators": [RULES], "policy": {"input": False}}
+    async with running(StubEngine(), tmp_path, with_store=True, guard=guard) as live:
+        client = client_of(live)
+        shown = (await client.get("/v1/admin/guard")).json()
+        assert shown["policy"]["input"] is False
+        assert shown["evaluators"] == [{"name": "rules", "risks": ["planted"], "available": True}]
+        before = await client.post(CHAT, body(BAD))
+        changed = await client.request("PUT", "/v1/admin/guard", {"policy": {"input": True, "risks": ["planted"]}})
+        assert changed.status == 200, changed.body
+        assert changed.json()["policy"]["risks"] == {"planted": 0.5}
+        after = await client.post(CHAT, body(BAD))
+        assert before is not None
+        assert after is not None
+        assert (before.status, after.status) == (200, 400)
+
+        async def told() -> bool:
+            return bool((await client.get("/v1/admin/audit?act=guard.policy")).json()["data"])
+
+        await eventually(told)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "param"),
+    [
+        ({"policy": {"risks": ["nonsense"]}}, "policy"),
+        ({"policy": {"action": "explode"}}, "policy.action"),
+        ({"policy": {"timeout": 0}}, "policy.timeout"),
+        ({"policy": {"extra": 1}}, "policy.extra"),
+        ({"extra": {}}, "extra"),
+    ],
+)
+async def test_a_policy_that_cannot_be_is_refused(tmp_path: Path, wanted: Any, param: str) -> None:
+    async with running(StubEngine(), tmp_path, guard={"evaluators": [RULES]}) as live:
+        answer = await client_of(live).request("PUT", "/v1/admin/guard", wanted)
+        assert answer.status == 400
+        assert answer.json()["error"]["param"] == param
+
+
+async def test_a_key_may_have_a_policy_of_its_own(tmp_path: Path) -> None:
+    guard = {"evaluators": [RULES], "keys": {"lenient": {"input": False}}}
+    async with running(StubEngine(), tmp_path, with_store=True, guard=guard) as live:
+        owner = client_of(live)
+        made = await owner.request("POST", "/v1/admin/keys", {"name": "k", "guard_policy": "lenient"})
+        assert made.json()["guard_policy"] == "lenient"
+        client = Client("127.0.0.1", live.port, made.json()["key"])
+        for key, status in ((client, 200), (owner, 400)):
+            answer = await key.post(CHAT, body(BAD))
+            assert answer is not None
+            assert answer.status == status
+
+
+@pytest.mark.parametrize(
+    ("guard", "said"),
+    [
+        ({"evaluators": [RULES], "policy": {"risks": ["harm"]}}, "no evaluator judges it"),
+        ({"evaluators": [RULES, RULES]}, "one name"),
+        ({"evaluators": [{"kind": "rules", "patterns": {"x": "("}}]}, "not a regular expression"),
+        ({"evaluators": [{"kind": "nobody"}]}, "guard.evaluators"),
+        ({"policy": {"stream": {"window": 64, "hold_back": 65}}}, "smaller"),
+        ({"evaluators": [{"kind": "model", "model": "stub", "risks": ["x"]}]}, "not one of"),
+    ],
+)
+async def test_settings_that_cannot_be_are_refused_at_start(tmp_path: Path, guard: Any, said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        async with running(StubEngine(), tmp_path, guard=guard):
+            pass
