@@ -33,7 +33,8 @@ class Row:
     """One route. ``plants``: a body for each place where its input can hold something; ``plain``: a harmless body.
 
     ``tools`` and ``n`` say whether it has them; ``logprobs``: what asks for log-probabilities; ``speaks``: it
-    generates text, so its output is judged too; ``headers``: what its callers must send.
+    generates text, so its output is judged too; ``headers``: what its callers must send; ``code``: what of a refusal
+    says that it is the guard's; ``logprobs_alone``: they cannot be had together with tools.
     """
 
     plants: Mapping[str, Callable[[str], Body]]
@@ -44,6 +45,8 @@ class Row:
     logprobs: Mapping[str, Any] | None = None
     speaks: bool = True
     headers: Mapping[str, str] = field(default_factory=dict)
+    code: str = "content_policy_violation"
+    logprobs_alone: bool = False
 
 
 def chat(*messages: Body, **more: Any) -> Body:
@@ -112,7 +115,111 @@ COMPLETIONS = Row(
     logprobs={"logprobs": 1},
 )
 
-ROWS: dict[str, Row] = {"/v1/chat/completions": CHAT, "/v1/completions": COMPLETIONS}
+
+def response(given: Any, **more: Any) -> Body:
+    return {"model": "stub", "input": given, "max_output_tokens": 400, **more}
+
+
+def item(text: Any, role: str = "user") -> Body:
+    return {"role": role, "content": text}
+
+
+ITEM_CALL = {"type": "function_call", "call_id": "c1", "name": "look", "arguments": "{}"}
+
+
+def output(text: Any) -> Body:
+    return {"type": "function_call_output", "call_id": "c1", "output": text}
+
+
+def flat(**more: Any) -> Body:
+    return {"type": "function", "name": "look", "parameters": {"type": "object", "properties": {}}, **more}
+
+
+RESPONSES = Row(
+    plants={
+        "text": response,
+        "instructions": lambda bad: response("hello", instructions=bad),
+        "system": lambda bad: response([item(bad, "system"), item("hello")]),
+        "developer": lambda bad: response([item(bad, "developer"), item("hello")]),
+        "early turn": lambda bad: response([item(bad), item("ok", "assistant"), item("hello")]),
+        "assistant turn": lambda bad: response([item("hello"), item(bad, "assistant"), item("go on")]),
+        "last turn": lambda bad: response([item("first"), item("ok", "assistant"), item(bad)]),
+        "text part": lambda bad: response(
+            [item([{"type": "input_text", "text": "one"}, {"type": "input_text", "text": bad}])]
+        ),
+        "thought": lambda bad: response(
+            [item("hi"), {"type": "reasoning", "summary": [{"type": "summary_text", "text": bad}]}, item("go on")]
+        ),
+        "call's arguments": lambda bad: response(
+            [item("hi"), {**ITEM_CALL, "arguments": json.dumps({"a": bad})}, output("ok")]
+        ),
+        "tool result": lambda bad: response([item("hi"), ITEM_CALL, output(bad)]),
+        "tool description": lambda bad: response("hello", tools=[flat(description=bad)]),
+        "tool name": lambda bad: response("hello", tools=[flat(name=re.sub(r"\W", "_", bad))]),
+        "tool schema": lambda bad: response(
+            "hello", tools=[flat(parameters={"type": "object", "properties": {"p": {"description": bad}}})]
+        ),
+        "between two turns": lambda bad: response([item(bad[:HALF]), item(bad[HALF:])]),
+    },
+    plain=lambda: response("hello"),
+    tools=lambda body: {**body, "tools": [flat()]},
+    logprobs={"include": ["message.output_text.logprobs"], "top_logprobs": 1},
+    logprobs_alone=True,
+)
+
+
+def message(*messages: Body, **more: Any) -> Body:
+    return {"model": "stub", "messages": list(messages), "max_tokens": 400, **more}
+
+
+def block_tool(**more: Any) -> Body:
+    return {"name": "look", "input_schema": {"type": "object", "properties": {}}, **more}
+
+
+def used(**more: Any) -> Body:
+    return item([{"type": "tool_use", "id": "c1", "name": "look", "input": {}, **more}], "assistant")
+
+
+def result(text: Any) -> Body:
+    return item([{"type": "tool_result", "tool_use_id": "c1", "content": text}])
+
+
+MESSAGES = Row(
+    plants={
+        "system": lambda bad: message(item("hello"), system=bad),
+        "system block": lambda bad: message(item("hello"), system=[{"type": "text", "text": bad}]),
+        "early turn": lambda bad: message(item(bad), item("ok", "assistant"), item("hello")),
+        "assistant turn": lambda bad: message(item("hello"), item(bad, "assistant"), item("go on")),
+        "last turn": lambda bad: message(item("first"), item("ok", "assistant"), item(bad)),
+        "text block": lambda bad: message(item([{"type": "text", "text": "one"}, {"type": "text", "text": bad}])),
+        "thought": lambda bad: message(
+            item("hi"),
+            item([{"type": "thinking", "thinking": bad}, {"type": "text", "text": "ok"}], "assistant"),
+            item("x"),
+        ),
+        "call's input": lambda bad: message(item("hi"), used(input={"a": bad}), result("ok")),
+        "tool result": lambda bad: message(item("hi"), used(), result(bad)),
+        "tool result block": lambda bad: message(item("hi"), used(), result([{"type": "text", "text": bad}])),
+        "tool description": lambda bad: message(item("hello"), tools=[block_tool(description=bad)]),
+        "tool name": lambda bad: message(item("hello"), tools=[block_tool(name=re.sub(r"\W", "_", bad))]),
+        "tool schema": lambda bad: message(
+            item("hello"),
+            tools=[block_tool(input_schema={"type": "object", "properties": {"p": {"description": bad}}})],
+        ),
+        "between two turns": lambda bad: message(item(bad[:HALF]), item(bad[HALF:])),
+    },
+    plain=lambda: message(item("hello")),
+    tools=lambda body: {**body, "tools": [block_tool()]},
+    headers={"anthropic-version": "2023-06-01"},
+    code="blocked by this server's guard",
+)
+
+ROWS: dict[str, Row] = {
+    "/v1/chat/completions": CHAT,
+    "/v1/completions": COMPLETIONS,
+    "/v1/responses": RESPONSES,
+    "/v1/messages": MESSAGES,
+}
 
 #: How the violation stands in the output, as tokens.
 SCRIPTS: dict[str, Script] = {
@@ -202,7 +309,7 @@ async def test_input(tmp_path: Path, path: str) -> None:
             for stream, n, tools in variants(row):
                 answer = await sent(live, path, varied(row, plant(BAD), stream, n, tools))
                 assert answer.status == 400, (place, stream, n, tools, answer.body)
-                assert "content_policy_violation" in raw(answer), (place, stream, n, tools)
+                assert row.code in raw(answer), (place, stream, n, tools)
                 fine = await sent(live, path, varied(row, plant("harmless"), stream, n, tools))
                 assert fine.status == 200, (place, stream, n, tools, fine.body)
 
@@ -216,7 +323,7 @@ async def test_output(tmp_path: Path, path: str, where: str) -> None:
     engine = PlantedEngine(script)
     async with running(engine, tmp_path, guard=guarded("output")) as live:
         for stream, n, tools in variants(row):
-            for probed in (False, True) if row.logprobs else (False,):
+            for probed in (False, True) if row.logprobs and not (tools and row.logprobs_alone) else (False,):
                 body = {**varied(row, row.plain(), stream, n, tools), **(row.logprobs or {} if probed else {})}
                 answer = await sent(live, path, body)
                 assert answer.status == 200, answer.body
