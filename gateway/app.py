@@ -24,6 +24,8 @@ from gateway.access.tokens import JwtIdentity, jwt_identity
 from gateway.adapters.catalog import AdapterCatalog
 from gateway.admission import Gate, GateLimits
 from gateway.admission.adaptive import AdaptiveBound
+from gateway.agent.loop import Served
+from gateway.agent.toolbox import AgentMetrics, Toolbox
 from gateway.front import Front
 from gateway.guardian.build import build_guardian
 from gateway.guardian.check import Unguarded
@@ -42,11 +44,13 @@ from gateway.observability.memory import Sampled, read_fraction
 from gateway.observability.metrics import Metrics
 from gateway.openapi import document
 from gateway.pipeline import Pipeline, Policy
+from gateway.protocol.agent import AgentBounds
 from gateway.protocol.sampling import RequestBounds
 from gateway.routes import (
     admin_guard,
     admin_keys,
     admin_usage,
+    agent,
     chat,
     completions,
     guard,
@@ -122,6 +126,8 @@ def create_app(
         policy=_policy(settings),
         decoder=worker,
     )
+    tool_metrics = AgentMetrics(metrics.registry)
+    toolbox = Toolbox.build(settings.agent, tool_metrics)
     describe = cache(lambda: _describe(table))
     table = RouteTable(
         [
@@ -134,6 +140,9 @@ def create_app(
             *tokenize.routes(pipeline, engine),
             *guard.routes(pipeline, guardian),
             *admin_guard.routes(pipeline, guardian, audit),
+            *agent.routes(
+                _agents(settings, pipeline, toolbox, tool_metrics), _agent_bounds(settings), settings.request_timeout
+            ),
             *(keys.routes(pipeline) if keys is not None else ()),
             *system.health_routes(gateway.is_started, gateway.not_ready_reason, gateway.degraded),
             *system.metrics_routes(
@@ -145,7 +154,7 @@ def create_app(
     )
     front = Front(table, door, access_log, metrics)
     server = HttpServer(front, http_bounds(settings), on_reject=metrics.front_rejected)
-    gateway.attach(pipeline, front, server, _services(keys, jwt, limits, media, guardian, shelf))
+    gateway.attach(pipeline, front, server, [*_services(keys, jwt, limits, media, guardian, shelf), toolbox])
     return gateway
 
 
@@ -265,6 +274,15 @@ def _salts(settings: Settings, secret: DeploymentSecret) -> CacheSalts | None:
         return CacheSalts(secret.derive(CACHE_SALT), settings.cache.groups)
     except ValueError as error:
         raise SettingsError(str(error)) from error
+
+
+def _agents(settings: Settings, pipeline: Pipeline, toolbox: Toolbox, metrics: AgentMetrics) -> Served:
+    return Served(pipeline, toolbox, metrics, settings.agent.max_calls, settings.keep_alive_interval)
+
+
+def _agent_bounds(settings: Settings) -> AgentBounds:
+    own = settings.agent
+    return AgentBounds(own.max_steps, own.max_total_tokens, own.step_timeout)
 
 
 def _policy(settings: Settings) -> Policy:

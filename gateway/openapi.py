@@ -23,7 +23,11 @@ _ERRORS: Final = {
     413: "The body is too large",
     415: "The body is not plain JSON in UTF-8",
     429: "A limit is reached; Retry-After says when to come back",
+    422: "What was sent is well-formed and cannot be used",
     500: "A bug or a failed generation",
+    501: "This deployment has nothing that could do it",
+    502: "Something that the server asked failed",
+    504: "The deadline passed in the middle of it",
     503: "Overloaded, shutting down or without an engine; Retry-After says when to come back",
 }
 
@@ -94,7 +98,9 @@ def _operation_id(route: Route) -> str:
 def _error_responses(route: Route) -> dict[int | str, dict[str, Any]]:
     if route.public:
         return {}
-    wanted = {401, 403, 404, 429, 500, 503}
+    wanted = {401, 403, 404, 429, 500, 503, *route.errors}
+    if route.runs_model:
+        wanted.add(504)
     if route.request is not None:
         wanted |= {400, 413, 415}
     if route.query is not None:
@@ -105,7 +111,8 @@ def _error_responses(route: Route) -> dict[int | str, dict[str, Any]]:
 
 
 def _complete(operation: dict[str, Any], route: Route) -> None:
-    operation["responses"].pop("422", None)  # this server answers 400 where FastAPI would answer 422
+    if 422 not in route.errors:
+        operation["responses"].pop("422", None)  # this server answers 400 where FastAPI would answer 422
     if route.scope is not None:
         header = route.dialect.key_header
         operation["security"] = [{"key": []}] if header is None else [{"key": []}, {header.decode(): []}]

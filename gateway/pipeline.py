@@ -330,6 +330,10 @@ class Pipeline:
             lease.settle(0)
         return principal
 
+    def identify(self, exchange: Exchange) -> Principal:
+        """Who calls, if they may call this route; nothing is counted yet. Raises :class:`ApiError`."""
+        return self._authorize(exchange)
+
     def visible(self, principal: Principal) -> list[ModelInfo]:
         """What ``principal`` may name: models, then their adapters by their full names."""
         models = [model for model in self._engine.models() if principal.may_use(model.id) and not self._hides(model)]

@@ -28,7 +28,7 @@ class Route:
 
     ``scope`` None means public: anyone may call it, and ``public`` must say so too. ``request``, ``query``,
     ``response`` and ``stream`` are what the OpenAPI document says of body, query string, answer and events. ``dialect``
-    is whose clients call it.
+    is whose clients call it; ``errors`` are statuses that it may answer with beside those that every route has.
     """
 
     method: str
@@ -46,6 +46,7 @@ class Route:
     stream: type[BaseModel] | None = None
     media_type: str = "application/json"
     dialect: Dialect = OPENAI
+    errors: frozenset[int] = frozenset()
 
     def check(self) -> None:
         """Raise ValueError if the declaration has a hole."""

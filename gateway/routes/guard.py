@@ -106,6 +106,7 @@ def routes(pipeline: Pipeline, guardian: Guardian | None) -> list[Route]:
         "limit_class": LimitClass.REQUEST,
         "guard": GuardPolicy.EVALUATION,
         "runs_model": True,
+        "errors": frozenset({501}),
     }
     return [
         Route(

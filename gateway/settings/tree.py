@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 
 from gateway.settings.access import AccessSettings, JwtSettings
 from gateway.settings.accounts import CacheSettings, LedgerSettings, StoreSettings, UsageSettings
+from gateway.settings.agent import AgentSettings
 from gateway.settings.guard import GuardSettings
 from gateway.settings.http import HttpSettings
 from gateway.settings.limits import AdmissionSettings, LimitSettings
@@ -86,6 +87,7 @@ class Settings(BaseSettings):
     cache: CacheSettings = CacheSettings()
     guard: GuardSettings = GuardSettings()
     responses: ResponseSettings = ResponseSettings()
+    agent: AgentSettings = AgentSettings()
     engine: dict[str, Any] = Field({}, description="vLLM's engine arguments by their own names.")
     models: list[ModelSettings] = Field([], description="More models, each with its own engine (docs/models.md).")
     pool: PoolSettings = PoolSettings()

@@ -1,0 +1,1 @@
+"""The agent loop: model turns through the pipeline, and the tools that the server runs between them."""
