@@ -100,7 +100,7 @@ def _error_responses(route: Route) -> dict[int | str, dict[str, Any]]:
         return {}
     wanted = {401, 403, 404, 429, 500, 503, *route.errors}
     if route.runs_model:
-        wanted.add(504)
+        wanted |= {501, 504}
     if route.request is not None:
         wanted |= {400, 413, 415}
     if route.query is not None:

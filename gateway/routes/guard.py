@@ -106,7 +106,6 @@ def routes(pipeline: Pipeline, guardian: Guardian | None) -> list[Route]:
         "limit_class": LimitClass.REQUEST,
         "guard": GuardPolicy.EVALUATION,
         "runs_model": True,
-        "errors": frozenset({501}),
     }
     return [
         Route(
