@@ -6,7 +6,7 @@ import asyncio
 import logging
 import re
 import time
-from collections import Counter
+from collections import ChainMap, Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -84,19 +84,21 @@ class Media:
             yield await self._all(references)
 
     async def _all(self, references: Sequence[ImageReference]) -> Images:
-        different = {reference.key: reference for reference in reversed(references)}
+        by_url: dict[str, dict[Detail, ImageReference]] = {}
+        for reference in references:
+            by_url.setdefault(reference.url, {}).setdefault(reference.detail, reference)
         request = _Request(self, self._limits)
-        tasks = {key: asyncio.ensure_future(request.picture(each)) for key, each in reversed(different.items())}
+        tasks = [asyncio.ensure_future(request.pictures(list(each.values()))) for each in by_url.values()]
         try:
             async with asyncio.timeout(self._limits.request_seconds):
-                return dict(zip(tasks, await asyncio.gather(*tasks.values()), strict=True))
+                return dict(ChainMap(*await asyncio.gather(*tasks)))
         except TimeoutError:
             fault = MediaFault("image_fetch_failed", "The images took too long to arrive.")
             raise fault.at(references[0].param) from None
         finally:
-            for task in tasks.values():
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks.values(), return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def bytes_of(self, reference: ImageReference, budget: ByteBudget) -> bytes:
         """What is behind ``reference``, as it is. Raises :class:`MediaFault`."""
@@ -145,21 +147,22 @@ class _Request:
         self._pixels = PixelBudget(limits.request_pixels)
         self._turns = asyncio.Semaphore(limits.parallel)
 
-    async def picture(self, reference: ImageReference) -> Image:
-        """Fetched and decoded. Raises :class:`ApiError`."""
+    async def pictures(self, references: Sequence[ImageReference]) -> dict[tuple[str, Detail], Image]:
+        """What is behind one URL, fetched once, for each detail that it is wanted in. Raises :class:`ApiError`."""
+        first = references[0]
         async with self._turns:
             started, size, outcome = time.monotonic(), 0, "cancelled"
             try:
-                data = await self._media.bytes_of(reference, self._bytes)
+                data = await self._media.bytes_of(first, self._bytes)
                 size = len(data)
-                picture = await self._decode(data, reference.detail)
+                found = {each.key: await self._decode(data, each.detail) for each in references}
                 outcome = "ok"
             except MediaFault as fault:
                 outcome = fault.code
-                raise fault.at(reference.param) from None
+                raise fault.at(first.param) from None
             finally:
-                self._media.observe(reference, outcome, size, started)
-            return picture
+                self._media.observe(first, outcome, size, started)
+            return found
 
     async def _decode(self, data: bytes, detail: Detail) -> Image:
         header = await self._media.off_loop(read_header, data)

@@ -133,7 +133,7 @@ def threaded(build: Callable[[], Engine], state_dir: Path, **flags: Any) -> Iter
         return await start(build(), state_dir, **flags)
 
     try:
-        live = thread.run(begin())
+        live = thread.run(begin(), timeout=600)
         try:
             yield Threaded(live, thread)
         finally:

@@ -65,10 +65,10 @@ def render(messages: Sequence[ChatMessage]) -> list[int]:
 
 
 def _spelled(piece: str | Image) -> str:
-    """A picture reads as its size and the mean of its bytes."""
+    """A picture reads as its size and its first pixel."""
     if isinstance(piece, str):
         return piece
-    return f"<{piece.width}x{piece.height} {sum(piece.rgb) / len(piece.rgb):.1f}>"
+    return f"<{piece.width}x{piece.height} {piece.rgb[:3].hex()}>"
 
 
 class Speaker:
