@@ -368,7 +368,7 @@ class Pipeline:
             if recall is not None:
                 request = await recall(request)
             request = await watch.screen(request, surface.texts)
-            async with self.pictures(surface.images(request), model, principal) as images:
+            async with self.pictures(exchange, surface.images(request), model, principal) as images:
                 prompts = await self._render(surface, request, model, images)
             job = self._plan(surface, request, prompts, model, principal, _life_of(exchange).request_id, keep)
             await self.serve(exchange, principal, job, watch, partial(surface.texts, request), deadline)
@@ -506,19 +506,21 @@ class Pipeline:
 
     @asynccontextmanager
     async def pictures(
-        self, references: Sequence[ImageReference], model: ModelInfo, principal: Principal
+        self, exchange: Exchange, references: Sequence[ImageReference], model: ModelInfo, principal: Principal
     ) -> AsyncIterator[Images]:
         """The pictures that a request names, for as long as the block; nothing is fetched for a model that is blind.
 
-        Raises :class:`ApiError` 400 that names the image, or the content it is in.
+        Raises :class:`ApiError` 400 that names the image, or the content it is in; 429 where limits are known to be
+        reached by the time that it is this request's turn to fetch.
         """
         if not references:
             yield {}
             return
         if not model.images:
             raise unsupported_modality(references[0].param.rpartition("[")[0])
-        async with self._media.fetched(principal.tenant, references) as images:
-            yield images
+        async with self._media.place(principal.tenant):
+            self._limits.known(principal, exchange.address)
+            yield await self._media.fetch(references)
 
     async def _render(self, surface: Surface[T], request: T, model: ModelInfo, images: Images) -> Sequence[Prompt]:
         try:

@@ -9,7 +9,7 @@ import time
 from collections import ChainMap, Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar
 
@@ -73,17 +73,15 @@ class Media:
         self._observer = observer
         self._room = _Room(limits.requests, limits.requests_of_tenant)
 
-    @asynccontextmanager
-    async def fetched(self, tenant: str, references: Sequence[ImageReference]) -> AsyncIterator[Images]:
-        """The pictures behind ``references``, each fetched once; keep them no longer than the block.
+    def place(self, tenant: str) -> AbstractAsyncContextManager[None]:
+        """Room for the pictures of one request; keep them no longer than the block.
 
-        How many requests hold pictures at once is bounded: their pixels are what memory goes for. Raises
-        :class:`ApiError` that names the field at fault.
+        How many requests hold pictures at once is bounded, in all and of one tenant: memory goes for their pixels.
         """
-        async with self._room.of(tenant):
-            yield await self._all(references)
+        return self._room.of(tenant)
 
-    async def _all(self, references: Sequence[ImageReference]) -> Images:
+    async def fetch(self, references: Sequence[ImageReference]) -> Images:
+        """The pictures behind ``references``, each URL fetched once. Raises :class:`ApiError` that names the field."""
         by_url: dict[str, dict[Detail, ImageReference]] = {}
         for reference in references:
             by_url.setdefault(reference.url, {}).setdefault(reference.detail, reference)

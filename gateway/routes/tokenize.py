@@ -36,7 +36,7 @@ def routes(pipeline: Pipeline, engine: Engine) -> list[Route]:
         exchange.model, exchange.adapter = model.id, model.adapter
         async with pipeline.holding(model) as model:
             try:
-                async with pipeline.pictures(request.images(), model, principal) as images:
+                async with pipeline.pictures(exchange, request.images(), model, principal) as images:
                     ids = (await _prompt(engine, model.id, request, images)).token_ids
                 strings = await engine.token_strings(model.id, ids) if request.return_token_strs else None
             except EngineError as error:

@@ -35,7 +35,7 @@ def gateway(default_model: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     media = {"max_images": 4, "allowed_networks": ["127.0.0.0/8"], "allowed_ports": [1, 65535]}
 
     def build() -> Any:
-        return build_engine(load(flags={"engine": {"max_model_len": 512}, "media": media}), str(model), "eyes")
+        return build_engine(load(flags={"engine": {"max_model_len": 256}, "media": media}), str(model), "eyes")
 
     with threaded(build, tmp_path_factory.mktemp("state"), media=media, admission={"max_wait": 600.0}) as running:
         yield running
@@ -134,12 +134,12 @@ def test_the_context_is_checked_with_the_tokens_of_images(api: Api) -> None:
     large = image(picture(size=(200, 200)))
     tokens = len(counted(api, large, text("x")))
     assert said(api, large, text("x"))[1] == tokens
-    fits = api.chat([large, text("x")], max_tokens=512 - tokens)
+    fits = api.chat([large, text("x")], max_tokens=256 - tokens)
     assert fits.status_code == 200
     assert_error(
-        api.chat([large, text("x")], max_tokens=512 - tokens + 1), 400, "context_length_exceeded", "max_tokens"
+        api.chat([large, text("x")], max_tokens=256 - tokens + 1), 400, "context_length_exceeded", "max_tokens"
     )
-    assert_error(api.chat([large, text("word " * 480)]), 400, "context_length_exceeded", "messages")
+    assert_error(api.chat([large, text("word " * 240)]), 400, "context_length_exceeded", "messages")
 
 
 def test_the_prefix_cache_tells_images_apart(api: Api) -> None:

@@ -192,3 +192,13 @@ async def test_the_requests_own_deadline(live: Live, server: ImageServer) -> Non
         response = await http.post("/v1/chat/completions", json=body, headers={"X-Request-Deadline-Ms": "200"})
     assert_error(response, 503, "queue_timeout")
     await eventually(lambda: server.open == 0, seconds=2)
+
+
+async def test_a_burst_beyond_the_limit_fetches_little(server: ImageServer, tmp_path: Path) -> None:
+    """The first refusal is known to those who wait for their turn to fetch."""
+    engine = StubEngine(StubConfig(images=True))
+    limits = {"key": {"requests_per_minute": 2}}
+    async with running(engine, tmp_path, media=settings(server, requests=1), limits=limits) as live:
+        answers = await asyncio.gather(*(ask(live, image(at(server, f"{n}.png"))) for n in range(12)))
+    assert sorted(each.status_code for each in answers) == [200] * 2 + [429] * 10
+    assert len(server.requests) < 8

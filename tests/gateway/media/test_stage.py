@@ -52,18 +52,18 @@ def reference(server: ImageServer, path: str = "ok.png", detail: str = "auto", n
 
 async def fault(stage: Media, *references: ImageReference) -> tuple[str | None, str | None]:
     with pytest.raises(ApiError) as caught:
-        async with stage.fetched("tenant", references):
-            pass
+        async with stage.place("tenant"):
+            await stage.fetch(references)
     return caught.value.code, caught.value.body.param
 
 
 async def test_one_url_is_fetched_once(server: ImageServer, heard: Heard) -> None:
     server.image = picture("PNG", (600, 300))
     references = [reference(server), reference(server, detail="low"), reference(server), reference(server, "other.png")]
-    async with media(server, heard).fetched("tenant", references) as images:
-        assert {key: image.width for key, image in images.items()} == {
+    images = await media(server, heard).fetch(references)
+    assert {key: image.width for key, image in images.items()} == {
             references[0].key: 600, references[1].key: 512, references[3].key: 600,
-        }  # fmt: skip
+    }  # fmt: skip
     assert sorted(server.paths()) == ["/ok.png", "/other.png"]
     assert heard.of == [("http", "ok", len(server.image))] * 2
 
@@ -79,8 +79,7 @@ async def test_one_fault_ends_the_others(server: ImageServer, heard: Heard) -> N
 async def test_pixels_of_all_images(server: ImageServer, heard: Heard) -> None:
     stage = media(server, heard, request_pixels=250)
     one, two, three = (ImageReference(inline(picture("PNG", (10, 10), c)), "auto", c) for c in ("red", "green", "blue"))
-    async with stage.fetched("tenant", [one, two]) as images:
-        assert len(images) == 2
+    assert len(await stage.fetch([one, two])) == 2
     code, _ = await fault(stage, one, two, three)
     assert code == "image_too_large"
 
@@ -100,8 +99,8 @@ async def test_a_tenant_with_slow_images_holds_up_no_other(server: ImageServer, 
     stage = media(server, heard, requests=3, requests_per_tenant=2, image_seconds=30)
     slow = [asyncio.ensure_future(fault(stage, reference(server, f"silent?{n}"))) for n in range(6)]
     await eventually(lambda: server.open == 2)
-    async with stage.fetched("another", [reference(server)]) as images:
-        assert len(images) == 1
+    async with stage.place("another"):
+        assert len(await stage.fetch([reference(server)])) == 1
     assert server.open == 2
     for task in slow:
         task.cancel()
@@ -112,7 +111,7 @@ async def test_a_tenant_with_slow_images_holds_up_no_other(server: ImageServer, 
 
 async def test_pictures_are_held_only_by_so_many_requests(server: ImageServer, heard: Heard) -> None:
     stage = media(server, heard, requests=1, requests_per_tenant=1)
-    async with stage.fetched("one", [reference(server)]):
+    async with stage.place("one"):
         second = asyncio.ensure_future(fault(stage, ImageReference(inline(b"x"), param="p")))
         await asyncio.sleep(0.05)
         assert not second.done()
@@ -122,8 +121,7 @@ async def test_pictures_are_held_only_by_so_many_requests(server: ImageServer, h
 async def test_without_fetching_images_come_inline(server: ImageServer, heard: Heard) -> None:
     stage = media(server, heard, fetch=False)
     assert (await fault(stage, reference(server)))[0] == "url_not_allowed"
-    async with stage.fetched("tenant", [ImageReference(inline(SMALL))]) as images:
-        assert len(images) == 1
+    assert len(await stage.fetch([ImageReference(inline(SMALL))])) == 1
     assert server.connections == 0
 
 
@@ -136,8 +134,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture
 async def test_logs_say_where_but_not_what(server: ImageServer, heard: Heard, lines: pytest.LogCaptureFixture) -> None:
     stage = media(server, heard)
     hidden = reference(server, "secret/path?signature=secret")
-    async with stage.fetched("tenant", [hidden, ImageReference(inline(SMALL))]):
-        pass
+    await stage.fetch([hidden, ImageReference(inline(SMALL))])
     await fault(stage, ImageReference("http://user:secret@127.0.0.1?secret#secret", param="p"))
     await fault(stage, ImageReference("secret", param="p"))
     said = [str(record.__dict__) for record in lines.records if record.name == "sluice.media"]
