@@ -24,6 +24,8 @@ GENERIC: Final = "generic"
 #: What the engine core and worker need beside weights and KV cache, measured on a 2-core CPU.
 OVERHEAD_BYTES: Final = int(1.5 * GIB)
 MAX_CPU_CONTEXT: Final = 8192
+#: Pieces of 30 s of sound that are transcribed at once.
+MAX_WINDOWS: Final = 16
 #: Kinds of models that do not generate.
 POOLED: Final = frozenset[ModelKind]({"embed", "classify", "score"})
 
@@ -54,6 +56,14 @@ class EngineConfig:
     def pools(self) -> bool:
         """Whether vLLM's pooling runner runs it."""
         return self.kind in POOLED
+
+
+def kind_of(model: str) -> ModelKind:
+    """What the model in a local directory is for, if nobody says. A hub id is taken for one that generates text."""
+    file = Path(model) / "config.json"
+    if file.is_file() and json.loads(file.read_text("utf-8")).get("model_type") == "whisper":
+        return "transcribe"
+    return "generate"
 
 
 def on_cpu() -> bool:
@@ -130,6 +140,9 @@ def engine_arguments(config: EngineConfig) -> dict[str, Any]:
         defaults["runner"] = "pooling"
     if on_cpu():
         defaults |= _cpu_defaults(config)
+    if config.kind == "transcribe":
+        # Each keeps what the encoder made of 30 s; and two sounds are never the same, so there is nothing to cache.
+        defaults |= {"max_num_seqs": MAX_WINDOWS, "enable_prefix_caching": False, "limit_mm_per_prompt": {"audio": 1}}
     given = {name: value for name, value in config.arguments.items() if name not in defaults or name not in _MERGED}
     return defaults | given | {"model": config.model}
 

@@ -21,6 +21,9 @@ from engine.types import (
     Parsing,
     PoolingRequest,
     Prompt,
+    TranscriptionCost,
+    TranscriptionRequest,
+    TranscriptSink,
 )
 
 if TYPE_CHECKING:
@@ -98,6 +101,14 @@ class Dispatch(ABC):
     def generate(self, request: GenerationRequest) -> AsyncIterator[Delta]:
         """See :meth:`engine.types.Engine.generate`."""
         return self._runtime_of(request.model).generate(request)
+
+    def transcription_cost(self, request: TranscriptionRequest) -> Coroutine[Any, Any, TranscriptionCost]:
+        """See :meth:`engine.types.Engine.transcription_cost`."""
+        return self._runtime_of(request.model).transcription_cost(request)
+
+    def transcribe(self, request: TranscriptionRequest, sink: TranscriptSink) -> Coroutine[Any, Any, None]:
+        """See :meth:`engine.types.Engine.transcribe`."""
+        return self._runtime_of(request.model).transcribe(request, sink)
 
     def check_prompts(self, request: PoolingRequest) -> None:
         """See :meth:`engine.types.Engine.check_prompts`."""

@@ -20,6 +20,7 @@ from engine.metrics import VllmMetrics
 from engine.pooling import Pooler
 from engine.processes import EngineProcesses, descendants
 from engine.pull import pull
+from engine.speech.core import SpeechCore
 from engine.structured.judge import GrammarJudge, JudgeLimits
 from engine.types import (
     AdapterHold,
@@ -42,6 +43,9 @@ from engine.types import (
     PoolingRequest,
     Prompt,
     RequestRejected,
+    TranscriptionCost,
+    TranscriptionRequest,
+    TranscriptSink,
 )
 from engine.vision import images_of
 from engine.watchdog import WatchdogLimits
@@ -160,7 +164,7 @@ class VllmEngine:
         self._enter(Phase.STARTING)
         await self._launch()
         self._enter(Phase.READY)
-        if not self._config.pools:
+        if self._config.kind == "generate":
             self._judge.start()
         self._supervisor = asyncio.create_task(self._supervise(), name="engine-supervisor")
 
@@ -227,7 +231,8 @@ class VllmEngine:
 
     def _build(self, limits: WatchdogLimits) -> EngineCore:
         config = self._config
-        return EngineCore.build(engine_arguments(config), limits, config.tool_parser, config.kind)
+        core = SpeechCore if config.kind == "transcribe" else EngineCore
+        return core.build(engine_arguments(config), limits, config.tool_parser, config.kind)
 
     def _vocabulary(self) -> str:
         if self._core is None:
@@ -416,6 +421,27 @@ class VllmEngine:
             self._ended()
         assert core.pooler is not None
         return core.pooler, rows
+
+    async def transcription_cost(self, request: TranscriptionRequest) -> TranscriptionCost:
+        """See :meth:`engine.types.Engine.transcription_cost`."""
+        core = self._hearing(request.model)
+        return await asyncio.get_running_loop().run_in_executor(self._render, core.transcription_cost, request)
+
+    async def transcribe(self, request: TranscriptionRequest, sink: TranscriptSink) -> None:
+        """See :meth:`engine.types.Engine.transcribe`."""
+        core = self._hearing(request.model)
+        self._running += 1
+        self._idle.clear()
+        try:
+            await core.transcribe(request, sink)
+        finally:
+            self._ended()
+
+    def _hearing(self, model: str) -> SpeechCore:
+        core = self._serving(model)
+        if not isinstance(core, SpeechCore):
+            raise RequestRejected("This model does not transcribe.", param="model", code="model_kind_mismatch")
+        return core
 
     def generate(self, request: GenerationRequest) -> AsyncIterator[Delta]:
         """See :meth:`engine.types.Engine.generate`."""

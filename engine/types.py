@@ -484,6 +484,85 @@ class Hold(Protocol):
         """The request is over. Called once; never blocks or fails."""
 
 
+#: Samples per second of a :class:`Sound`.
+SOUND_RATE = 16_000
+
+
+@dataclass(frozen=True, slots=True)
+class Sound:
+    """Decoded sound: 16-bit mono ``samples`` of the machine's byte order at :data:`SOUND_RATE`."""
+
+    samples: memoryview
+
+    @property
+    def seconds(self) -> float:
+        """How long it is."""
+        return len(self.samples) / SOUND_RATE
+
+
+@dataclass(frozen=True, slots=True)
+class TranscriptionRequest:
+    """What was said in ``sound``, as it was said or (``translate``) in English. ``request_id`` is the gateway's.
+
+    ``language``: an ISO 639-1 code, None to find out. ``prompt``: text that comes before, for style and spelling.
+    """
+
+    request_id: str
+    model: str
+    sound: Sound
+    task: Literal["transcribe", "translate"] = "transcribe"
+    language: str | None = None
+    prompt: str = ""
+    temperature: float = 0.0
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TranscriptionCost:
+    """The most that a transcription may use: tokens that the model reads (those of the sound included) and writes.
+
+    ``sequences`` is how many pieces of the sound run at once.
+    """
+
+    prompt_tokens: int
+    max_tokens: int
+    sequences: int
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A piece of a transcript. ``start`` and ``end`` are seconds of the whole sound; ``text`` begins with its space.
+
+    ``tokens`` are the model's, timestamps included; ``logprob`` is their mean log-probability (natural log) over the
+    piece of sound that it was heard in, ``no_speech`` the probability that nobody spoke in that piece.
+    ``compression``: bytes of the text over bytes of it compressed; repetition makes it large. ``seek``: where that
+    piece begins, in hundredths of a second.
+    """
+
+    start: float
+    end: float
+    text: str
+    tokens: tuple[int, ...]
+    temperature: float
+    logprob: float
+    compression: float
+    no_speech: float
+    seek: int
+
+
+class TranscriptSink(Protocol):
+    """Where a transcript goes, in the order of the sound; on the event loop, must not block or raise."""
+
+    def spent(self, tokens: int) -> None:
+        """The model wrote ``tokens`` more, heard or not."""
+
+    def heard(self, language: str) -> None:
+        """The language, an ISO 639-1 code, given or found; once, before the first segment."""
+
+    def segment(self, segment: Segment) -> None:
+        """The next segment."""
+
+
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 
 
@@ -629,6 +708,17 @@ class Engine(Protocol):
         """Bring the adapter into the engine if it is not there, and keep it there: to be called before ``run``.
 
         Raises :class:`AdapterNotFound`, :class:`AdapterUnavailable`, the latter also when a bounded wait was in vain.
+        """
+
+    async def transcription_cost(self, request: TranscriptionRequest) -> TranscriptionCost:
+        """What ``transcribe`` may use. Raises :class:`RequestRejected` if it could never serve this: not a model that
+        hears, an unknown language.
+        """
+
+    async def transcribe(self, request: TranscriptionRequest, sink: TranscriptSink) -> None:
+        """Write down what was said, pushing to ``sink``; returns after the last segment.
+
+        Cancelling aborts in the engine. Raises :class:`EngineError` kinds.
         """
 
     def check(self, request: GenerationRequest) -> None:

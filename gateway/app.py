@@ -51,6 +51,7 @@ from gateway.routes import (
     admin_keys,
     admin_usage,
     agent,
+    audio,
     chat,
     completions,
     guard,
@@ -63,6 +64,9 @@ from gateway.routes import (
 )
 from gateway.routing import Route, RouteTable
 from gateway.settings import Settings, SettingsError
+from gateway.speech.decode import Decoding
+from gateway.speech.spool import SpoolBudget
+from gateway.speech.way import Transcriptions
 from gateway.store.audit import AuditEntry
 from gateway.store.keys import KeyRepository
 from gateway.store.opened import Store
@@ -143,6 +147,7 @@ def create_app(
             *agent.routes(
                 _agents(settings, pipeline, toolbox, tool_metrics), _agent_bounds(settings), settings.request_timeout
             ),
+            *audio.routes(_transcriptions(settings, pipeline, engine)),
             *(keys.routes(pipeline) if keys is not None else ()),
             *system.health_routes(gateway.is_started, gateway.not_ready_reason, gateway.degraded),
             *system.metrics_routes(
@@ -156,6 +161,13 @@ def create_app(
     server = HttpServer(front, http_bounds(settings), on_reject=metrics.front_rejected)
     gateway.attach(pipeline, front, server, [*_services(keys, jwt, limits, media, guardian, shelf), toolbox])
     return gateway
+
+
+def _transcriptions(settings: Settings, pipeline: Pipeline, engine: Engine) -> Transcriptions:
+    speech = settings.speech
+    budget = SpoolBudget(speech.max_spool_bytes)
+    decoding = Decoding(budget, at_once=speech.decoders, max_seconds=speech.max_seconds, timeout=speech.decode_timeout)
+    return Transcriptions(pipeline, engine, decoding, budget, speech.max_file_bytes)
 
 
 def _count_for_tenants(settings: Settings, metrics: Metrics) -> Callable[[Settled], None]:

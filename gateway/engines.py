@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.config import EngineConfig, prepare_environment
+from engine.config import EngineConfig, kind_of, prepare_environment
 from engine.types import ModelKind
 from gateway.settings import Settings
 
@@ -39,7 +39,7 @@ def build_engine(settings: Settings, model: str, name: str) -> ModelPool:
 
 def first_served(settings: Settings, model: str, name: str) -> Served:
     """The model that the top of the settings describes: always in memory."""
-    return Served(model, name, "generate", settings.engine, settings.tool_parser, pin=True, preload=True)
+    return Served(model, name, kind_of(model), settings.engine, settings.tool_parser, pin=True, preload=True)
 
 
 def build_pool(settings: Settings, models: Sequence[Served]) -> ModelPool:

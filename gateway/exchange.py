@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping, Sequence
 from typing import Any, Final
 
 from gateway.access.principal import Principal
@@ -90,23 +90,31 @@ class Exchange:
 
     async def json_body(self, limit: int) -> bytes:
         """The whole body. Raises :class:`ApiError` 415 for other media, 413 beyond ``limit`` bytes."""
-        if self.header(b"content-encoding") not in (None, b"identity"):
-            raise ApiError(415, "Send the body without Content-Encoding.", code="unsupported_content_encoding")
         if not _JSON.match(self.header(b"content-type") or b""):
+            self._require_plain()
             raise ApiError(415, "Content-Type must be application/json in UTF-8.", code="unsupported_media_type")
+        chunks = [chunk async for chunk in self.body(limit)]
+        return b"".join(chunks) if len(chunks) != 1 else chunks[0]
+
+    async def body(self, limit: int) -> AsyncIterator[bytes]:
+        """The body in pieces, as it comes. Raises :class:`ApiError` 415 for coded ones, 413 beyond ``limit`` bytes."""
+        self._require_plain()
         self.stream.body_limit = limit
-        chunks: list[bytes] = []
         size = 0
-        while True:
+        more = True
+        while more:
             message = await self._receive()
             if message["type"] == "http.disconnect":
                 raise asyncio.CancelledError
             size += len(message["body"])
             if size > limit:
                 raise too_large(limit)
-            chunks.append(message["body"])
-            if not message["more_body"]:
-                return b"".join(chunks) if len(chunks) > 1 else chunks[0]
+            yield message["body"]
+            more = message["more_body"]
+
+    def _require_plain(self) -> None:
+        if self.header(b"content-encoding") not in (None, b"identity"):
+            raise ApiError(415, "Send the body without Content-Encoding.", code="unsupported_content_encoding")
 
     def deadline(self, default: float) -> float:
         """Seconds this request may take: the server's bound, or less if the client asks for less.

@@ -113,6 +113,9 @@ def _error_responses(route: Route) -> dict[int | str, dict[str, Any]]:
 def _complete(operation: dict[str, Any], route: Route) -> None:
     if 422 not in route.errors:
         operation["responses"].pop("422", None)  # this server answers 400 where FastAPI would answer 422
+    if route.form:
+        body = operation["requestBody"]["content"]
+        body["multipart/form-data"] = body.pop("application/json")
     if route.scope is not None:
         header = route.dialect.key_header
         operation["security"] = [{"key": []}] if header is None else [{"key": []}, {header.decode(): []}]

@@ -268,6 +268,11 @@ class Job(Generic[T]):
         """What runs in the engine at once."""
         return self.choices
 
+    @property
+    def media_type(self) -> bytes:
+        """Of an answer that is no stream."""
+        return b"application/json"
+
     async def run(self, engine: Engine, sink: DeltaSink, priority: int, *, stream: bool) -> None:
         """Have the engine generate all choices; returns when the last one has ended."""
         if len(self.prompts) == 1:
@@ -696,7 +701,7 @@ class Pipeline:
             choices, usage = whole.choices(), _usage(job, meter)
             if job.keep is not None:
                 await job.keep(choices, usage)
-            exchange.respond(200, job.encoder.whole(choices, usage))
+            exchange.respond(200, job.encoder.whole(choices, usage), [(b"content-type", job.media_type)])
             return
         exchange.failed = job.encoder.failed
         sink = StreamSink(exchange.stream, job.encoder, meter, partial(_begin_stream, exchange, watch))

@@ -29,6 +29,7 @@ class Route:
     ``scope`` None means public: anyone may call it, and ``public`` must say so too. ``request``, ``query``,
     ``response`` and ``stream`` are what the OpenAPI document says of body, query string, answer and events. ``dialect``
     is whose clients call it; ``errors`` are statuses that it may answer with beside those that every route has.
+    ``form``: the body is multipart/form-data instead of JSON.
     """
 
     method: str
@@ -47,6 +48,7 @@ class Route:
     media_type: str = "application/json"
     dialect: Dialect = OPENAI
     errors: frozenset[int] = frozenset()
+    form: bool = False
 
     def check(self) -> None:
         """Raise ValueError if the declaration has a hole."""

@@ -194,6 +194,57 @@ class Completion(_Answer):
     )
 
 
+class TranscriptSegment(_Answer):
+    """A piece of a transcript."""
+
+    id: int = Field(ge=0, description="Its place.")
+    seek: int = Field(description="Where the piece of sound that it was heard in begins, in hundredths of a second.")
+    start: float = Field(description="Seconds.")
+    end: float = Field(description="Seconds.")
+    text: str = Field(description="What was said.")
+    tokens: list[int] = Field(description="The model's tokens for it.")
+    temperature: float = Field(description="The request's.")
+    avg_logprob: float = Field(description="Mean log probability of the tokens of that piece of sound.")
+    compression_ratio: float = Field(description="Large where the text repeats itself.")
+    no_speech_prob: float = Field(description="How likely nobody spoke there.")
+
+
+class TokenUsage(_Answer):
+    """Tokens that a transcript took."""
+
+    type: Literal["tokens"] = Field(description="Always `tokens`.")
+    input_tokens: int = Field(ge=0, description="Of the sound (50 a second) and of what tells the model what to do.")
+    output_tokens: int = Field(ge=0, description="Written by the model.")
+    total_tokens: int = Field(ge=0, description="The sum of both.")
+
+
+class DurationUsage(_Answer):
+    """How long the sound was."""
+
+    type: Literal["duration"] = Field(description="Always `duration`.")
+    seconds: float = Field(ge=0, description="Rounded.")
+
+
+class Transcription(_Answer):
+    """What was said. With `json` only text and usage; with `verbose_json` everything."""
+
+    text: str = Field(description="All of it.")
+    usage: TokenUsage | DurationUsage = Field(description="What it took: tokens, or with `verbose_json` the duration.")
+    task: Literal["transcribe", "translate"] | None = Field(None, description="What was asked for.")
+    language: str | None = Field(None, description="The English name of the language.")
+    duration: float | None = Field(None, description="Seconds.")
+    segments: list[TranscriptSegment] | None = Field(None, description="The text with times.")
+
+
+class TranscriptionEvent(_Answer):
+    """An event of a streamed transcription."""
+
+    type: Literal["transcript.text.delta", "transcript.text.done"] = Field(description="More text, or all of it.")
+    delta: str | None = Field(None, description="Text to append.")
+    text: str | None = Field(None, description="In the last event: the whole text.")
+    usage: TokenUsage | None = Field(None, description="In the last event.")
+
+
 class Model(_Answer):
     """A model that can be named in a request."""
 

@@ -23,6 +23,7 @@ from gateway.settings.media import MediaSettings
 from gateway.settings.models import ModelSettings, PoolSettings, check_names, read_arguments
 from gateway.settings.responses import ResponseSettings
 from gateway.settings.section import SettingsError
+from gateway.settings.speech import SpeechSettings
 
 PREFIX: Final = "SLUICE_"
 MIN_SECRET_LENGTH: Final = 32
@@ -85,6 +86,7 @@ class Settings(BaseSettings):
     ledger: LedgerSettings = LedgerSettings()
     usage: UsageSettings = UsageSettings()
     cache: CacheSettings = CacheSettings()
+    speech: SpeechSettings = SpeechSettings()
     guard: GuardSettings = GuardSettings()
     responses: ResponseSettings = ResponseSettings()
     agent: AgentSettings = AgentSettings()

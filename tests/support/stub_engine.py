@@ -44,8 +44,12 @@ from engine.types import (
     Prompt,
     PromptTooLong,
     RequestRejected,
+    TranscriptionCost,
+    TranscriptionRequest,
+    TranscriptSink,
 )
 from tests.support import toy_model
+from tests.support.stub_speech import StubSpeech
 from tests.support.toy_model import Choice
 
 _INT64 = range(-(2**63), 2**63)
@@ -56,7 +60,8 @@ _HANG_POLL_SECONDS = 0.002
 class StubConfig:
     """``step_seconds`` 0: as fast as the loop turns. ``reply_tokens``: length of a reply with EOS (None: varies).
 
-    ``prefix_block``: cache whole prompts in blocks of so many tokens; 0: no prefix cache.
+    ``prefix_block``: cache whole prompts in blocks of so many tokens; 0: no prefix cache. ``speech_model``: a second
+    model, one that transcribes.
     """
 
     model: str = "stub"
@@ -68,6 +73,7 @@ class StubConfig:
     reply_tokens: int | None = None
     prefix_block: int = 0
     images: bool = False
+    speech_model: str | None = None
 
 
 @dataclass(slots=True)
@@ -119,6 +125,7 @@ class StubEngine:
         self.request_states: dict[str, _Running] = {}
         self.accounts: dict[str, Account] = {}
         self.finished: Counter[str] = Counter()
+        self.speech = StubSpeech()
         self.sink_errors: list[BaseException] = []
         self.model_state = ModelState.READY
         self.holds = 0
@@ -139,6 +146,7 @@ class StubEngine:
     # --- the facade --------------------------------------------------------------------------------------------
 
     def models(self) -> Sequence[ModelInfo]:
+        ear = self.config.speech_model
         return [
             ModelInfo(
                 self.config.model,
@@ -146,11 +154,12 @@ class StubEngine:
                 self.config.context_length,
                 images=self.config.images,
                 state=self.model_state,
-            )
+            ),
+            *([] if ear is None else [ModelInfo(ear, 1_700_000_000, 448, kind="transcribe")]),
         ]
 
     def model(self, name: str) -> ModelInfo | None:
-        return self.models()[0] if name == self.config.model else None
+        return next((model for model in self.models() if model.id == name), None)
 
     def pool(self) -> PoolState:
         return PoolState(0, 0)
@@ -265,6 +274,14 @@ class StubEngine:
         self._check_adapter(model, name)
         self._held[name] += 1
         return _Hold(self._held, name)
+
+    async def transcription_cost(self, request: TranscriptionRequest) -> TranscriptionCost:
+        return self.speech.cost(request)
+
+    async def transcribe(self, request: TranscriptionRequest, sink: TranscriptSink) -> None:
+        if self.phase is not Phase.READY:
+            raise EngineUnavailable(f"the engine is {self.phase.value}")
+        await self.speech.transcribe(request, sink)
 
     def check(self, request: GenerationRequest) -> None:
         self._check_model(request.model)
