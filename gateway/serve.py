@@ -338,16 +338,31 @@ def _announce(settings: Settings, served: Served, port: int, made_key: Path | No
         authorization = ""
     else:
         authorization = ' -H "Authorization: Bearer $SLUICE_API_KEY"'
-    message = '{"role": "user", "content": "What is the capital of France?"}'
-    body = f'{{"model": "{served.name}", "temperature": 0, "messages": [{message}]}}'
+    example = _sound(served.name) if served.kind == "transcribe" else _question(served.name)
     lines = [
         "",
         f"Sluice serves {served.name} on http://{host}:{port}/v1",
         *([f"Development key: {made_key}"] if made_key else []),
         "Try it:",
         "",
-        f"curl http://{host}:{port}/v1/chat/completions{authorization} -H 'Content-Type: application/json' -d '{body}'",
+        f"curl http://{host}:{port}/v1{example.path}{authorization} {example.body}",
         "",
     ]
     sys.stderr.write("\n".join(lines) + "\n")
     sys.stderr.flush()
+
+
+@dataclass(frozen=True, slots=True)
+class _Example:
+    path: str
+    body: str
+
+
+def _question(model: str) -> _Example:
+    message = '{"role": "user", "content": "What is the capital of France?"}'
+    body = f'{{"model": "{model}", "temperature": 0, "messages": [{message}]}}'
+    return _Example("/chat/completions", f"-H 'Content-Type: application/json' -d '{body}'")
+
+
+def _sound(model: str) -> _Example:
+    return _Example("/audio/transcriptions", f"-F model={model} -F file=@speech.mp3")

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Install the servers that the tests start for themselves (PostgreSQL, Redis,
-# Prometheus, HAProxy), where they are missing.
+# Install what the tests start for themselves, where it is missing: servers (PostgreSQL, Redis,
+# Prometheus, HAProxy) and a voice (espeak-ng).
 # Nothing is started here, and what is there already is left as it is.
 set -eu
 
@@ -10,12 +10,14 @@ have_redis() { command -v redis-server >/dev/null 2>&1; }
 # HAProxy lives where only root's path leads.
 have_haproxy() { [ -x /usr/sbin/haproxy ] || command -v haproxy >/dev/null 2>&1; }
 have_prometheus() { command -v prometheus >/dev/null 2>&1 && command -v promtool >/dev/null 2>&1; }
+have_voice() { command -v espeak-ng >/dev/null 2>&1; }
 
 missing=""
 have_postgres || missing="$missing postgresql"
 have_redis || missing="$missing redis-server"
 have_prometheus || missing="$missing prometheus"
 have_haproxy || missing="$missing haproxy"
+have_voice || missing="$missing espeak-ng"
 [ -n "$missing" ] || exit 0
 
 if ! command -v apt-get >/dev/null 2>&1; then

@@ -47,7 +47,9 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65_535, description="Port to listen on; 0 takes a free one.")
-    model: str | None = Field(None, description="A local directory or a hub id; default: the embedded sample model.")
+    model: str | None = Field(
+        None, description="A local directory, a hub id, or `sample:NAME`; default: the embedded chat model."
+    )
     served_model_name: str | None = Field(None, description="Id of the model on the wire; default: from `model`.")
     api_key: SecretStr | None = Field(None, description="The static API key (environment only).")
     api_key_file: Path | None = Field(None, description="A file that holds the static API key.")
