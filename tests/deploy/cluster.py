@@ -14,7 +14,8 @@ VERSION: Final = {"major": "1", "minor": "30", "gitVersion": "v1.30.0"}
 #: Group version -> kinds: what the chart's default objects are made of.
 KINDS: Final = {
     "v1": ("Secret", "ConfigMap", "Service", "ServiceAccount", "Pod"),
-    "apps/v1": ("Deployment",),
+    "apps/v1": ("Deployment", "StatefulSet"),
+    "networking.k8s.io/v1": ("NetworkPolicy",),
     "policy/v1": ("PodDisruptionBudget",),
 }
 

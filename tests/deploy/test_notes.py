@@ -97,3 +97,13 @@ def test_notes_name_what_was_installed(connected: Helm) -> None:
     assert "get secret mine " in notes
     assert "helm test demo --namespace models" in notes
     assert "kept on upgrade" not in notes
+
+
+def test_notes_say_what_replicas_do_not_share(connected: Helm) -> None:
+    alone = connected.notes({"replicaCount": 3})
+    assert "Each replica counts limits by itself" in alone
+    assert "live in one replica only" in alone
+    together = connected.notes({"replicaCount": 3, "redis": {"enabled": True}, "postgresql": {"enabled": True}})
+    assert "by itself" not in together
+    assert "one replica only" not in together
+    assert "needs the key" in connected.notes({"service": {"type": "LoadBalancer"}})

@@ -278,3 +278,10 @@ def test_metrics_that_can_be_asked_from_outside_need_a_key(helm4: Helm, values: 
     assert sluice_yaml(rendered).get("metrics_need_key", False) is need_key
     (endpoint,) = rendered.one("ServiceMonitor")["spec"]["endpoints"]
     assert ("authorization" in endpoint) is need_key
+
+
+def test_models_reach_sluice_in_the_order_they_are_given(helm4: Helm) -> None:
+    models = [{"name": "a", "model": "org/a", "engine": {"max_model_len": 10_000_000}}, {"name": "b", "model": "/b"}]
+    tree = sluice_yaml(helm4.render({"modelSpec": models}))
+    assert tree["models"] == models
+    assert "model" not in tree

@@ -165,6 +165,9 @@ projected:
 {{- if and (include "sluice.metricsNeedKey" .) (not (hasKey $config "metrics_need_key")) }}
 {{- $_ := set $config "metrics_need_key" true }}
 {{- end }}
+{{- with .Values.modelSpec }}
+{{- $_ := set $config "models" . }}
+{{- end }}
 {{- if include "sluice.redis" . }}
 {{- $limits := $config.limits | default dict }}
 {{- if not (hasKey $limits "replicas") }}
@@ -222,6 +225,9 @@ httpGet:
 {{- if hasKey $.Values.config $name }}
 {{- fail (printf "config.%s: set by the chart: %s" $name $reason) }}
 {{- end }}
+{{- end }}
+{{- if and .Values.modelSpec (or (hasKey .Values.config "model") (hasKey .Values.config "models")) }}
+{{- fail "modelSpec and config.model, config.models: both say which models there are; choose one" }}
 {{- end }}
 {{- if hasKey (.Values.config.store | default dict) "url_file" }}
 {{- fail "config.store.url_file: set by the chart: set postgresql.existingSecret" }}
