@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, Final
 
+from engine.structured.lowered import lowered
 from engine.types import Tool, ToolUse
 
 #: An answer of text begins with none of these: what does is held to calls.
@@ -51,7 +52,7 @@ def _call(tool: Tool, *, held: bool) -> dict[str, Any]:
     return {
         "type": "tag",
         "begin": f'{{"name": {json.dumps(tool.name)}, "arguments": ',
-        "content": {"type": "json_schema", "json_schema": schema if held else _ANY_OBJECT, **_WHITE},
+        "content": {"type": "json_schema", "json_schema": lowered(schema) if held else _ANY_OBJECT, **_WHITE},
         "end": "}",
     }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
@@ -19,6 +20,7 @@ from engine.parsing.held import Extract, HeldBack
 from engine.parsing.json_calls import CallReader
 from engine.parsing.piece import Splitter
 from engine.parsing.reasoning import Marks
+from engine.structured.lowered import lowered
 from engine.types import EngineUnavailable, Tool, ToolUse
 
 CHECKED_VERSION: Final = "0.32.0"
@@ -97,13 +99,17 @@ class NativeCalls:
 
     def strict_grammar(self, use: ToolUse) -> str | None:
         """A structural tag that holds calls of strict tools to their schemas; None if vLLM has none for this model."""
-        request = _request(use)
+        request = _request(replace(use, tools=tuple(_held(tool) for tool in use.tools)))
         tag = self._parser(self._tokenizer, request.tools).get_structural_tag(request)
         if tag is None:
             return None
         if not use.parallel:
             tag = limit_to_single_tool_call(tag)
         return str(tag.model_dump_json(exclude_none=True))
+
+
+def _held(tool: Tool) -> Tool:
+    return replace(tool, parameters=lowered(tool.parameters)) if tool.strict else tool
 
 
 def _behind(marks: Sequence[str], names: Sequence[str]) -> Extract:

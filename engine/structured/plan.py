@@ -10,6 +10,7 @@ from typing import Any, Literal
 from vllm.sampling_params import StructuredOutputsParams
 
 from engine.structured.grammars import check_grammar
+from engine.structured.lowered import lowered_text
 from engine.structured.patterns import check_pattern
 from engine.structured.refusal import UNICODE, UNSUPPORTED, VALUE, NotEnforceable
 from engine.structured.schema import check_schema
@@ -45,7 +46,7 @@ def plan_of(constraint: Constraint) -> Plan:
         case "json_object":
             return Plan("json", '{"type":"object"}', constraint.param)
         case "json_schema":
-            return Plan("json", constraint.text, constraint.param)
+            return Plan("json", lowered_text(constraint.text), constraint.param)
         case "choice":
             return Plan("grammar", _one_of(json.loads(constraint.text)), constraint.param)
         case kind:

@@ -12,6 +12,7 @@ from typing import Any, Final
 from engine.structured import refusal
 from engine.structured.disjoint import all_disjoint
 from engine.structured.keywords import ALONE, ANNOTATIONS, CONTAINERS, FORMATS, JSON_TYPES, OF_TYPE, REFUSED
+from engine.structured.lowered import lowered_text
 from engine.structured.patterns import check_pattern
 from engine.structured.refusal import INVALID, TOO_COMPLEX, UNICODE, UNSATISFIABLE, UNSUPPORTED, NotEnforceable
 from engine.structured.satisfiable import Node, finite, turns_in_place
@@ -21,7 +22,8 @@ ROOT: Final = "#"
 
 
 def check_schema(schema: object) -> str:
-    """The JSON text of ``schema``, whose grammar lets only valid values through.
+    """``schema`` as JSON in the engine's words (:mod:`engine.structured.lowered`), whose grammar lets only valid values
+    through.
 
     Raises :class:`NotEnforceable` for a schema that is none, that costs too much, that has no valid value, or that
     says more than a grammar can hold to.
@@ -47,7 +49,7 @@ def check_schema(schema: object) -> str:
         raise NotEnforceable(UNSATISFIABLE, "a schema refers to itself without anything in between.")
     if not finite(check.nodes, ROOT):
         raise NotEnforceable(UNSATISFIABLE, "every valid value would be infinitely large.")
-    return text
+    return lowered_text(text)
 
 
 class _Check:

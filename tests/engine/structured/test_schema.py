@@ -151,7 +151,6 @@ def test_every_keyword_of_the_dialect_is_decided() -> None:
         {},
         {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": "urn:x", "title": "T", "type": "null"},
         {"type": "array", "uniqueItems": False, "items": True},
-        {"type": ["string", "null"], "maxLength": 3},
         {"properties": {"a": NULL}},
         {"type": "array", "prefixItems": [NULL, {"type": "integer"}], "items": False, "minItems": 1},
         obj({"next": {"anyOf": [{"$ref": "#"}, NULL]}}, required=["next"], additionalProperties=False),
@@ -167,6 +166,24 @@ def test_every_keyword_of_the_dialect_is_decided() -> None:
 )
 def test_accepted_as_it_stands(schema: Any) -> None:
     assert json.loads(check_schema(schema)) == schema
+
+
+def test_bounds_of_length_become_patterns_wherever_they_stand() -> None:
+    bounded = {"type": ["string", "null"], "minLength": 1, "maxLength": 3}
+    named = {"properties": {"maxLength": bounded, "enum": {"enum": [{"maxLength": 3}]}}, "$defs": {"a": bounded}}
+    schema = {"type": "object", **named, "additionalProperties": {"anyOf": [bounded, {"type": "null"}]}}
+    before = json.dumps(schema)
+    found = json.loads(check_schema(schema))
+    assert json.dumps(schema) == before
+    for each in (
+        found["properties"]["maxLength"],
+        found["$defs"]["a"],
+        found["additionalProperties"]["anyOf"][0],
+    ):
+        assert each["pattern"].endswith("{1,3}$")
+        assert each.keys() == {"type", "pattern"}
+    assert found["properties"]["enum"] == {"enum": [{"maxLength": 3}]}
+    assert json.loads(check_schema({"type": "string", "minLength": 0})) == {"type": "string"}
 
 
 def test_alternatives_told_apart_by_a_constant() -> None:
