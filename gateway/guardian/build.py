@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Executor
+from typing import Final
 
 from engine.types import Engine
 from gateway.guardian.cache import FindingCache
+from gateway.guardian.classifier import Classifier
 from gateway.guardian.court import Court
 from gateway.guardian.guardian import Guardian
 from gateway.guardian.model import Asked, GuardModel
@@ -20,16 +22,23 @@ from gateway.guardian.seat import Seat
 from gateway.guardian.verdicts import Evaluator
 from gateway.observability.metrics import Metrics
 from gateway.settings.guard import (
+    ClassifierSettings,
     EvaluatorSettings,
     GuardModelSettings,
     GuardPolicies,
     GuardSettings,
     ModerationSettings,
     RulesSettings,
+    SampleSettings,
 )
 from gateway.settings.section import SettingsError
 from gateway.store.audit import AuditEntry
 from gateway.usage.ledger import Ledger
+
+#: The embedded demonstration guard: its model, what its labels show, and how many characters it was trained to read.
+SAMPLE_MODEL: Final = "guard-minilm"
+SAMPLE_LABELS: Final = {"jailbreaking": "jailbreaking"}
+SAMPLE_WINDOW: Final = 400
 
 
 def build_guardian(
@@ -63,6 +72,10 @@ def build_evaluator(settings: EvaluatorSettings, engine: Engine, worker: Executo
         case GuardModelSettings():
             asked = Asked(settings.model, settings.format, settings.adapter)
             return GuardModel(settings.name, asked, engine, ledger, risks=settings.risks, window=settings.window)
+        case ClassifierSettings():
+            return Classifier(settings.name, settings.model, settings.labels, engine, ledger, window=settings.window)
+        case SampleSettings():
+            return Classifier(settings.name, SAMPLE_MODEL, SAMPLE_LABELS, engine, ledger, window=SAMPLE_WINDOW)
 
 
 def check_risks(policies: PolicySet, panel: Panel) -> None:

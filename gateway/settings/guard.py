@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
 import regex
 from pydantic import Field, field_validator, model_validator
@@ -71,7 +71,29 @@ class GuardModelSettings(Section):
         return risks
 
 
-EvaluatorSettings = Annotated[RulesSettings | ModerationSettings | GuardModelSettings, Field(discriminator="kind")]
+class ClassifierSettings(Section):
+    """A sequence classifier of this server."""
+
+    kind: Literal["classifier"] = Field(description="The kind of evaluator.")
+    name: str = Field("classifier", pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="Its name in metrics and logs.")
+    model: str = Field(min_length=1, description="The id of a model of this server, of the kind `classify`.")
+    labels: dict[str, str] = Field(
+        min_length=1, description="The risk that each of its labels shows; labels that show none are left out."
+    )
+    window: int = Field(1500, ge=64, description="Characters per question; longer texts are asked about in pieces.")
+
+
+class SampleSettings(Section):
+    """The embedded demonstration guard: a small classifier of attempts to talk a model out of its rules. It shows how
+    a guard works; it does not protect anything.
+    """
+
+    kind: Literal["sample"] = Field(description="The kind of evaluator.")
+    name: str = Field("sample", pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="Its name in metrics and logs.")
+
+
+AnyEvaluator: TypeAlias = RulesSettings | ModerationSettings | GuardModelSettings | ClassifierSettings | SampleSettings
+EvaluatorSettings = Annotated[AnyEvaluator, Field(discriminator="kind")]
 
 
 class StreamGuardSettings(Section):

@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, Protocol
 
 from sqlalchemy import select
 
+from gateway.guardian.model import GUARDIAN
 from gateway.store.database import Database
 from gateway.store.tables import usage
 from gateway.store.usage import usage_day
@@ -128,6 +129,13 @@ class _Book:
                 if row.http_request_id is not None:
                     self.of_http[row.http_request_id].add(request_id)
 
+    @property
+    def of_the_guard(self) -> set[str]:
+        """Requests that the guard made by itself."""
+        return {
+            request_id for request_id, rows in self.admitted.items() if any(row.principal == GUARDIAN for row in rows)
+        }
+
     def settlement(self, saw: Saw) -> Settled | None:
         """The settlement of a client's request, None if it has none."""
         rows = self.settled.get(self.request_id(saw) or "")
@@ -217,7 +225,7 @@ def _clients(book: _Book, clients: Sequence[Saw]) -> Iterator[Violation]:
         if wrong is not None:
             yield Violation("client", saw.request_id, wrong)
     # A client that left before any answer may not know its request's id.
-    strangers = sorted(book.ids - {book.request_id(saw) for saw in clients})
+    strangers = sorted(book.ids - {book.request_id(saw) for saw in clients} - book.of_the_guard)
     nameless = sum(saw.request_id is None for saw in clients)
     for request_id in strangers[nameless:]:
         yield Violation("client", request_id, "in the ledger, but no client sent it")
@@ -285,6 +293,8 @@ def _counters(book: _Book, engine: EngineEvidence) -> Iterator[Violation]:
     """In sum, for an engine that only counts. What was cut short it may have counted or not."""
     rows = list(book.every_settlement())
     open_ended = sum(admitted.n for admitted, settled in book.pairs() if settled.outcome != "completed")
+    # What a guard cut short ended for its caller, and in the engine perhaps otherwise.
+    open_ended += sum(row.finish_reasons.count("content_filter") for row in rows)
     if engine.finished is not None:
         charged = Counter(reason for row in rows for reason in row.finish_reasons)
         for reason in ("stop", "length"):

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final
 
 from engine.types import (
+    Classes,
     Delta,
     DeltaSink,
+    Embeddings,
     FinishReason,
     GenerationRequest,
+    ModelInfo,
+    ModelKind,
+    PoolingRequest,
     PositionLogprobs,
     TokenLogprob,
     ToolCallDelta,
@@ -28,6 +34,7 @@ class Script:
     reason: FinishReason = "stop"
 
 
+KINDS: Final[tuple[ModelKind, ...]] = ("embed", "classify", "score")
 LONG_CONTEXT = StubConfig(context_length=100_000)
 
 
@@ -54,6 +61,33 @@ class PlantedEngine(StubEngine):
                 self._push(account, sink, self._delta(request, index, [token], first=place == 0))
             self._push(account, sink, Delta(index, "", 0, self.script.reason))
         account.ending = "finished"
+
+    # -- models that do not generate --------------------------------------------------------------------------------
+
+    def models(self) -> Sequence[ModelInfo]:
+        """See :class:`engine.types.Engine`: the stub itself, and one model of every other kind."""
+        (stub,) = super().models()
+        return [stub, *(replace(stub, id=kind, kind=kind) for kind in KINDS)]
+
+    def model(self, name: str) -> ModelInfo | None:
+        """See :class:`engine.types.Engine`."""
+        return next((each for each in self.models() if each.id == name), None)
+
+    def _check_model(self, model: str) -> None:
+        if model not in KINDS:
+            super()._check_model(model)
+
+    async def embed(self, request: PoolingRequest) -> Embeddings:
+        """See :class:`engine.types.Engine`."""
+        return Embeddings(1, [b"\x00\x00\x80\x3f" for _ in request.prompts])
+
+    async def classify(self, request: PoolingRequest) -> Classes:
+        """See :class:`engine.types.Engine`."""
+        return Classes(("a", "b"), [(0.25, 0.75) for _ in request.prompts])
+
+    async def score(self, request: PoolingRequest) -> Sequence[float]:
+        """See :class:`engine.types.Engine`."""
+        return [0.5 for _ in request.prompts]
 
     def _order(self, request: GenerationRequest) -> list[tuple[int, Sequence[str]]]:
         return [(index, self.script.tokens) for index in range(request.sampling.n)]

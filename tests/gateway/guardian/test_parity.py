@@ -214,11 +214,56 @@ MESSAGES = Row(
     code="blocked by this server's guard",
 )
 
+
+def inputs(model: str, given: Any) -> Body:
+    return {"model": model, "input": given}
+
+
+def pooled(model: str) -> Row:
+    """A route that takes texts or token ids and generates nothing."""
+    return Row(
+        plants={
+            "text": lambda bad: inputs(model, bad),
+            "second of a batch": lambda bad: inputs(model, ["hello", bad]),
+            "token ids": lambda bad: inputs(model, list(bad.encode())),
+            "token ids in a batch": lambda bad: inputs(model, [list(b"hello"), list(bad.encode())]),
+            "between two texts": lambda bad: inputs(model, [bad[:HALF], bad[HALF:]]),
+        },
+        plain=lambda: inputs(model, "hello"),
+        streams=False,
+        speaks=False,
+    )
+
+
+RERANK = Row(
+    plants={
+        "query": lambda bad: {"model": "score", "query": bad, "documents": ["hello"]},
+        "document": lambda bad: {"model": "score", "query": "hello", "documents": ["one", bad]},
+        "document as an object": lambda bad: {"model": "score", "query": "hello", "documents": [{"text": bad}]},
+    },
+    plain=lambda: {"model": "score", "query": "hello", "documents": ["one"]},
+    streams=False,
+    speaks=False,
+)
+SCORE = Row(
+    plants={
+        "first": lambda bad: {"model": "score", "text_1": bad, "text_2": "hello"},
+        "second": lambda bad: {"model": "score", "text_1": "hello", "text_2": ["one", bad]},
+    },
+    plain=lambda: {"model": "score", "text_1": "hello", "text_2": "one"},
+    streams=False,
+    speaks=False,
+)
+
 ROWS: dict[str, Row] = {
     "/v1/chat/completions": CHAT,
     "/v1/completions": COMPLETIONS,
     "/v1/responses": RESPONSES,
     "/v1/messages": MESSAGES,
+    "/v1/embeddings": pooled("embed"),
+    "/v1/classify": pooled("classify"),
+    "/v1/rerank": RERANK,
+    "/v1/score": SCORE,
 }
 
 #: How the violation stands in the output, as tokens.
