@@ -81,7 +81,9 @@ def fold(text: str) -> str:
     """``text`` in ASCII as far as it looks like that: accents dropped, look-alikes of other scripts replaced."""
     if text.isascii():
         return text
-    bare = "".join(each for each in unicodedata.normalize("NFKD", text) if not unicodedata.combining(each))
+    bare = "".join(
+        each for each in unicodedata.normalize("NFKD", text) if unicodedata.category(each) not in ("Mn", "Me")
+    )
     return bare.translate(_look_alikes())
 
 

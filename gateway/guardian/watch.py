@@ -100,11 +100,13 @@ class RequestWatch:
 
     async def _judge_input(self, passages: Passages) -> Heard:
         """Every passage by itself, and all of them as the model reads them: one after another."""
-        texts = [await self._text(each) for each in self._policy.selected(passages)]
-        texts = [text for text in texts if text.strip()]
+        selected = self._policy.selected(passages)
+        texts = [await self._text(each) for each in selected]
         joined = ["\n".join(texts)] if len(texts) > 1 else []
-        glued = ["".join(texts)] if len(texts) > 1 else []
-        contents = [Content(text) for text in dict.fromkeys([*texts, *joined])]
+        # A model puts together what its users and tools say also across what it said itself in between.
+        others = [text for text, each in zip(texts, selected, strict=True) if not _by_model(each)]
+        glued = dict.fromkeys(["".join(texts), "".join(others)]) if len(texts) > 1 else ()
+        contents = [Content(text) for text in dict.fromkeys([*texts, *joined]) if text.strip()]
         return await self._court.hear(contents, self._policy, INPUT, glued=[Content(text) for text in glued])
 
     async def check(self, passages: Passages) -> None:
@@ -256,6 +258,10 @@ def _redacted(heard: Heard) -> dict[str, str]:
         for content, each in zip(heard.contents, heard.assessments, strict=True)
         if each.flagged
     }
+
+
+def _by_model(passage: str | Passage | TokenPassage) -> bool:
+    return isinstance(passage, Passage) and passage.source == "assistant"
 
 
 def _last_of_user(passages: Passages) -> str:

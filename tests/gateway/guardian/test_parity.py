@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +96,8 @@ CHAT = Row(
     n=True,
     logprobs={"logprobs": True, "top_logprobs": 1},
 )
+
+AGENT = replace(CHAT, n=False, logprobs=None)
 
 
 def completion(prompt: Any, **more: Any) -> Body:
@@ -260,6 +262,7 @@ ROWS: dict[str, Row] = {
     "/v1/completions": COMPLETIONS,
     "/v1/responses": RESPONSES,
     "/v1/messages": MESSAGES,
+    "/v1/agent": AGENT,
     "/v1/embeddings": pooled("embed"),
     "/v1/classify": pooled("classify"),
     "/v1/rerank": RERANK,
