@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from gateway.guardian.check import GuardPolicy
@@ -18,6 +19,8 @@ from tests.gateway.guardian.conftest import BAD
 from tests.support.client import Client, Stream
 from tests.support.gateways import KEY, Live, running
 from tests.support.planted import PlantedEngine, Script
+from tests.support.sounds import encoded, tone
+from tests.support.stub_engine import StubConfig, StubEngine
 
 Body = dict[str, Any]
 
@@ -269,6 +272,10 @@ ROWS: dict[str, Row] = {
     "/v1/score": SCORE,
 }
 
+#: Routes that take sounds: rows of another form, see :func:`test_sounds`.
+EAR = StubConfig(speech_model="ear")
+SOUNDS = ("/v1/audio/transcriptions", "/v1/audio/translations")
+
 #: How the violation stands in the output, as tokens.
 SCRIPTS: dict[str, Script] = {
     "start": Script([BAD, *[FINE] * 20]),
@@ -428,9 +435,32 @@ async def test_by_policy_a_cut_stream_ends_in_an_error(tmp_path: Path) -> None:
         assert "content_policy_violation" in raw(whole)
 
 
+async def hear(live: Live, path: str, **fields: str) -> httpx.Response:
+    async with httpx.AsyncClient(base_url=live.url, headers=live.authorization, timeout=60) as client:
+        return await client.post(path, data={"model": "ear", **fields}, files={"file": ("a.wav", encoded(tone(5.0)))})
+
+
+@pytest.mark.parametrize("path", SOUNDS)
+async def test_sounds(tmp_path: Path, path: str) -> None:
+    """What is said in a sound is output, its prompt is input. The stub hears "Second 0. Second 2. Second 4."."""
+    heard = "second 2"
+    rules = {**RULES, "patterns": {"planted": f"{BAD}|{heard}"}}
+    async with running(StubEngine(EAR), tmp_path, guard={**guarded("output"), "evaluators": [rules]}) as live:
+        for fields in (*({"response_format": each} for each in ("json", "text", "srt", "vtt")), {"stream": "true"}):
+            answer = await hear(live, path, **fields)
+            assert answer.status_code == 200, answer.text
+            assert heard not in answer.text.lower(), fields
+        verbose = await hear(live, path, response_format="verbose_json")
+        assert heard not in verbose.text.lower()
+    async with running(StubEngine(EAR), tmp_path / "input", guard=guarded("input")) as live:
+        answer = await hear(live, path, prompt=f"a {BAD}")
+        assert answer.status_code == 400
+        assert answer.json()["error"]["code"] == "content_policy_violation"
+
+
 async def test_every_route_that_runs_a_model_has_a_row(tmp_path: Path) -> None:
     async with running(PlantedEngine(Script([FINE])), tmp_path, guard=guarded("input"), with_store=True) as live:
         table = live.gateway._front._routes  # type: ignore[union-attr]
         running_models = {route.path for route in table.routes if route.runs_model}
         guards = {route.path for route in table.routes if route.guard is GuardPolicy.EVALUATION}
-        assert running_models - guards == set(ROWS)
+        assert running_models - guards == {*ROWS, *SOUNDS}
