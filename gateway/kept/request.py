@@ -50,16 +50,16 @@ class ResponseSurface:
         """See :meth:`ResponseRequest.texts`."""
         return request.texts()
 
-    def images(self, request: ResponseRequest) -> Sequence[ImageReference]:  # noqa: ARG002
-        """None: only text is taken."""
-        return ()
+    def images(self, request: ResponseRequest) -> Sequence[ImageReference]:
+        """See :meth:`ResponseRequest.images`."""
+        return request.images()
 
     async def prompts(
         self,
         request: ResponseRequest,
         model: str,
         engine: Engine,
-        images: Images,  # noqa: ARG002
+        images: Images,
     ) -> Sequence[Prompt]:
         """One prompt: the rendered conversation, earlier turns included."""
         if self._stores(request):
@@ -67,7 +67,7 @@ class ResponseSurface:
         if request.wants_logprobs:
             _require_plain(model, engine)
         names = {"messages": "input", "reasoning_effort": "reasoning.effort"}
-        return [await render(engine, model, request.conversation(), names)]
+        return [await render(engine, model, request.conversation(images), names)]
 
     def encoder(self, request: ResponseRequest, response_id: str, prompts: Sequence[Prompt]) -> ResponseEncoder:  # noqa: ARG002
         """See :class:`gateway.protocol.response.encode.ResponseEncoder`."""

@@ -7,7 +7,8 @@ from typing import Literal
 from engine.types import ChatMessage, Image, ToolCall
 from gateway.protocol.validation import bad_value
 
-Content = str | tuple[str | Image, ...]
+#: A text, or pieces of text and pictures in order.
+Said = str | tuple[str | Image, ...]
 
 
 class Transcript:
@@ -20,10 +21,10 @@ class Transcript:
         self._messages: list[ChatMessage] = []
         self._called: set[str] = set()
         self._thought: str | None = None
-        self._text: Content | None = None
+        self._text: Said | None = None
         self._calls: list[ToolCall] = []
 
-    def say(self, role: Literal["system", "developer", "user"], content: Content) -> None:
+    def say(self, role: Literal["system", "developer", "user"], content: Said) -> None:
         """Anybody but the model says something."""
         self._end_answer()
         self._messages.append(ChatMessage(role, content))
@@ -34,7 +35,7 @@ class Transcript:
             self._end_answer()
         self._thought = text if self._thought is None else f"{self._thought}\n{text}"
 
-    def answer(self, content: Content) -> None:
+    def answer(self, content: Said) -> None:
         """The model says something."""
         if self._text is not None or self._calls:
             self._end_answer()
@@ -47,7 +48,7 @@ class Transcript:
         self._called.add(call.id)
         self._calls.append(call)
 
-    def result(self, call_id: str, content: Content, at: str) -> None:
+    def result(self, call_id: str, content: Said, at: str) -> None:
         """A tool answers; ``at`` is where the call's id stands."""
         if call_id not in self._called:
             raise bad_value("Expected the id of an earlier call.").at(at)

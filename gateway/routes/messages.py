@@ -46,19 +46,19 @@ class MessagesSurface:
         """See :meth:`CountTokensRequest.texts`."""
         return request.texts()
 
-    def images(self, request: MessagesRequest) -> Sequence[ImageReference]:  # noqa: ARG002
-        """None: only text is taken."""
-        return ()
+    def images(self, request: MessagesRequest) -> Sequence[ImageReference]:
+        """See :meth:`MessagesRequest.images`."""
+        return request.images()
 
     async def prompts(
         self,
         request: MessagesRequest,
         model: str,
         engine: Engine,
-        images: Images,  # noqa: ARG002
+        images: Images,
     ) -> Sequence[Prompt]:
         """One prompt: the rendered conversation."""
-        return [await render(engine, model, request.conversation(), _NAMES)]
+        return [await render(engine, model, request.conversation(images), _NAMES)]
 
     def encoder(self, request: MessagesRequest, response_id: str, prompts: Sequence[Prompt]) -> MessagesEncoder:
         """See :class:`gateway.protocol.anthropic.encode.MessagesEncoder`."""
@@ -79,10 +79,11 @@ def routes(pipeline: Pipeline, engine: Engine) -> list[Route]:
         request = await pipeline.read(exchange, parse_count)
         model = pipeline.resolve(request.model, principal)
         exchange.model = model.id
-        try:
-            prompt = await render(engine, model.id, request.conversation(), _NAMES)
-        except EngineError as error:
-            raise from_engine(error, prompt_param="messages") from error
+        async with pipeline.pictures(request.images(), model, principal) as images:
+            try:
+                prompt = await render(engine, model.id, request.conversation(images), _NAMES)
+            except EngineError as error:
+                raise from_engine(error, prompt_param="messages") from error
         exchange.respond(200, orjson.dumps({"input_tokens": len(prompt.token_ids)}))
 
     declared: dict[str, Any] = {"scope": Scope.INFERENCE, "dialect": ANTHROPIC}

@@ -7,24 +7,26 @@ RequestThinkingBlock).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator
 
-from engine.types import ToolCall
+from engine.types import Image, ToolCall
 from gateway.guardian.check import Passage, Source
 from gateway.protocol import refused
+from gateway.protocol.images import ImageReference, Images
 from gateway.protocol.nested import kind_of, read_as, read_fields
 from gateway.protocol.sampling import nullable_options
 from gateway.protocol.tools import MAX_CALL_ID, FunctionName, read_finite, written
-from gateway.protocol.transcript import Transcript
+from gateway.protocol.transcript import Said, Transcript
 from gateway.protocol.validation import Problem, array_too_long, bad_value, empty_array, wrong_type
 
 MAX_BLOCKS: Final = 1024
 #: What a tool's failure is told to the model as: chat templates have no other word for it.
 ERROR_MARK: Final = "Error: "
 
-_MEDIA: Final = frozenset({"image", "document", "container_upload"})
+_MEDIA: Final = frozenset({"document", "container_upload"})
 _HOSTED: Final = "Only tools of the caller's own are supported."
 _HOSTED_BLOCKS: Final = (
     "server_tool_use web_search_tool_result web_fetch_tool_result code_execution_tool_result "
@@ -56,6 +58,49 @@ class TextBlock(_Fields):
 
     type: Literal["text"] = Field(description="The kind of the block.")
     text: str = Field(description="The text itself.")
+
+
+class Base64Source(_Fields):
+    """The image itself."""
+
+    type: Literal["base64"] = Field(description="The kind of the source.")
+    media_type: Literal["image/jpeg", "image/png", "image/gif", "image/webp"] = Field(description="What it is.")
+    data: str = Field(description="Its bytes in base64.")
+
+    @cached_property
+    def url(self) -> str:
+        """The image as a `data:` URL."""
+        return f"data:{self.media_type};base64,{self.data}"
+
+
+class UrlSource(_Fields):
+    """Where the image is."""
+
+    type: Literal["url"] = Field(description="The kind of the source.")
+    url: str = Field(description="An http(s) URL that the server may fetch.")
+
+
+ImageSource = Base64Source | UrlSource
+_SOURCES: Final[dict[str, type[ImageSource]]] = {"base64": Base64Source, "url": UrlSource}
+_FILES: Final[refused.Refusals] = {"file": refused.Refusal("Files are not kept; send 'base64' or 'url'.")}
+
+
+def _image_source(value: object) -> ImageSource:
+    fields = read_fields(value, "")
+    return read_as(_SOURCES[kind_of(fields, _SOURCES, _FILES, "")], fields, {}, "")
+
+
+class ImageBlock(_Fields):
+    """Of a user: an image, for models that see."""
+
+    type: Literal["image"] = Field(description="The kind of the block.")
+    source: Annotated[ImageSource, PlainValidator(_image_source, json_schema_input_type=ImageSource)] = Field(
+        description="The image."
+    )
+
+    def reference(self, at: str) -> ImageReference:
+        """What is fetched; ``at`` is where the block stands."""
+        return ImageReference(self.source.url, "auto", f"{at}.source")
 
 
 class ThinkingBlock(_Fields):
@@ -97,9 +142,10 @@ class ToolResultBlock(_Fields):
     is_error: bool = Field(False, description=f"The call failed: the model is told `{ERROR_MARK}` and the content.")
 
 
-Block = TextBlock | ThinkingBlock | ToolUseBlock | ToolResultBlock
+Block = TextBlock | ImageBlock | ThinkingBlock | ToolUseBlock | ToolResultBlock
 _KINDS: Final[dict[str, type[Block]]] = {
     "text": TextBlock,
+    "image": ImageBlock,
     "thinking": ThinkingBlock,
     "tool_use": ToolUseBlock,
     "tool_result": ToolResultBlock,
@@ -110,7 +156,7 @@ _TEXT: Final = {"text": TextBlock}
 def _fields_of(value: object, at: str) -> refused.Fields:
     fields = read_fields(value, at)
     if fields.get("type") in _MEDIA:
-        raise Problem("unsupported_modality", "Invalid '{path}': this model takes text only.").within(at)
+        raise Problem("unsupported_modality", "Invalid '{path}': only text and images are taken.").within(at)
     return fields
 
 
@@ -136,7 +182,7 @@ def _text(value: object, at: str) -> str:
 
 
 _NOT_HERE: Final[refused.Refusals] = {
-    kind: refused.Refusal("Only text can stand here.") for kind in ("thinking", "tool_use", "tool_result")
+    kind: refused.Refusal("Only text can stand here.") for kind in ("image", "thinking", "tool_use", "tool_result")
 }
 
 
@@ -167,13 +213,22 @@ class InputMessage(_Fields):
         ),
     ] = Field(description="The text, or blocks. Neighbouring text blocks are joined by newlines.")
 
-    def tell(self, transcript: Transcript, at: str) -> None:
+    def images(self, at: str) -> list[ImageReference]:
+        """The images in it; ``at`` is where it stands."""
+        blocks = () if isinstance(self.content, str) else self.content
+        return [
+            block.reference(f"{at}.content[{place}]")
+            for place, block in enumerate(blocks)
+            if isinstance(block, ImageBlock)
+        ]
+
+    def tell(self, transcript: Transcript, at: str, images: Images) -> None:
         """Add it to the conversation. Raises :class:`~gateway.errors.ApiError` 400."""
         if isinstance(self.content, str):
             self._say(transcript, self.content)
             return
-        for index, piece in _joined(self.content):
-            if isinstance(piece, str):
+        for index, piece in _joined(self.content, images):
+            if isinstance(piece, str | tuple):
                 self._say(transcript, piece)
             else:
                 self._tell_block(transcript, piece, f"{at}.content[{index}]")
@@ -184,11 +239,11 @@ class InputMessage(_Fields):
             return [Passage(self.content, self.role)] if self.content else []
         return [passage for block in self.content for passage in _passages(block, self.role)]
 
-    def _say(self, transcript: Transcript, text: str) -> None:
+    def _say(self, transcript: Transcript, said: Said) -> None:
         if self.role == "assistant":
-            transcript.answer(text)
+            transcript.answer(said)
         else:
-            transcript.say(self.role, text)
+            transcript.say(self.role, said)
 
     def _tell_block(
         self, transcript: Transcript, block: ThinkingBlock | ToolUseBlock | ToolResultBlock, at: str
@@ -210,6 +265,8 @@ def _passages(block: Block, role: Source) -> list[Passage]:
     match block:
         case TextBlock():
             texts, source = [block.text], role
+        case ImageBlock():
+            texts, source = [], role
         case ThinkingBlock():
             texts, source = [block.thinking], "assistant"
         case ToolUseBlock():
@@ -219,18 +276,27 @@ def _passages(block: Block, role: Source) -> list[Passage]:
     return [Passage(text, source) for text in texts if text]
 
 
-def _joined(
-    blocks: Sequence[Block],
-) -> Iterator[tuple[int, str | ThinkingBlock | ToolUseBlock | ToolResultBlock]]:
-    """The blocks with their places, neighbouring texts as one."""
-    texts: list[str] = []
+Other = ThinkingBlock | ToolUseBlock | ToolResultBlock
+
+
+def _joined(blocks: Sequence[Block], images: Images) -> Iterator[tuple[int, Said | Other]]:
+    """The blocks with their places; neighbouring texts and images as one."""
+    pieces: list[str | Image] = []
     for index, block in enumerate(blocks):
-        if isinstance(block, TextBlock):
-            texts.append(block.text)
-            continue
-        if texts:
-            yield index - 1, "\n".join(texts)
-            texts = []
-        yield index, block
-    if texts:
-        yield len(blocks) - 1, "\n".join(texts)
+        match block:
+            case TextBlock():
+                pieces.append(block.text)
+            case ImageBlock():
+                pieces.append(images[block.reference("").key])
+            case _:
+                if pieces:
+                    yield index - 1, _said(pieces)
+                    pieces = []
+                yield index, block
+    if pieces:
+        yield len(blocks) - 1, _said(pieces)
+
+
+def _said(pieces: Sequence[str | Image]) -> Said:
+    texts = [piece for piece in pieces if isinstance(piece, str)]
+    return "\n".join(texts) if len(texts) == len(pieces) else tuple(pieces)

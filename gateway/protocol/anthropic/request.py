@@ -11,10 +11,11 @@ from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, PlainValidator, ValidationError
 
-from engine.types import Constraint, Conversation, Parsing, ReasoningEffort, Sampling, Tool, ToolUse
+from engine.types import Constraint, Conversation, Image, Parsing, ReasoningEffort, Sampling, Tool, ToolUse
 from gateway.guardian.check import Passage, Passages
 from gateway.protocol import refused, strictjson
 from gateway.protocol.anthropic.blocks import CACHE_CONTROL, InputMessage, TextBlock, read_text
+from gateway.protocol.images import Detail, ImageReference, Images, check_images
 from gateway.protocol.nested import kind_of, read_as, read_fields
 from gateway.protocol.sampling import INT64_MAX, ModelName, RequestBounds, nullable_options, without_nulls
 from gateway.protocol.structure import schema_constraint
@@ -236,13 +237,20 @@ class CountTokensRequest(_Fields):
         parallel = not getattr(self.tool_choice, "disable_parallel_tool_use", False)
         return use_of(declared, _choice_of(self.tool_choice), parallel)
 
-    def conversation(self) -> Conversation:
-        """What the model is given. Raises :class:`~gateway.errors.ApiError` 400."""
+    def images(self) -> list[ImageReference]:
+        """Every image that the model would see."""
+        return [image for index, each in enumerate(self.messages) for image in each.images(f"messages[{index}]")]
+
+    def conversation(self, images: Images) -> Conversation:
+        """What the model is given, with the pictures that were fetched for it.
+
+        Raises :class:`~gateway.errors.ApiError` 400.
+        """
         transcript = Transcript()
         if self.system is not None:
             transcript.say("system", self.system)
         for index, message in enumerate(self.messages):
-            message.tell(transcript, f"messages[{index}]")
+            message.tell(transcript, f"messages[{index}]", images)
         return Conversation(transcript.messages(), self.tool_use(), self.effort)
 
     def texts(self) -> Passages:
@@ -335,7 +343,15 @@ def _parse(model: type[C], data: bytes, bounds: RequestBounds) -> C:
     except ValidationError as error:
         raise first_problem(error) from None
     _check_together(request)
+    check_images(request.images(), bounds.max_images, "messages")
     return request
+
+
+class _Unseen(dict[tuple[str, Detail], Image]):
+    """Stands for the pictures while a conversation is only looked through."""
+
+    def __missing__(self, key: tuple[str, Detail]) -> Image:
+        return Image(0, 0, b"")
 
 
 def _check_together(request: CountTokensRequest) -> None:
@@ -350,4 +366,7 @@ def _check_together(request: CountTokensRequest) -> None:
             raise bad_value("It cannot be combined with 'tools'.").at("output_config.format")
     elif request.tool_choice is not None and request.tool_choice.type not in ("auto", "none"):
         raise bad_value("Only allowed when 'tools' are given.").at("tool_choice")
-    request.conversation()
+    for index, message in enumerate(request.messages):
+        if message.role != "user" and message.images(""):
+            raise bad_value("Only messages of role 'user' may have images.").at(f"messages[{index}].content")
+    request.conversation(_Unseen())

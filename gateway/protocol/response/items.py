@@ -6,7 +6,7 @@ FunctionCallOutputItemParam, ReasoningItem). Items of earlier answers are taken 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator
@@ -15,10 +15,11 @@ from engine.types import ToolCall
 from gateway.guardian.check import Passage, Source
 from gateway.protocol import refused
 from gateway.protocol.encode import new_id
+from gateway.protocol.images import Detail, ImageReference, Images
 from gateway.protocol.nested import kind_of, read_as, read_fields
 from gateway.protocol.sampling import nullable_options
 from gateway.protocol.tools import MAX_CALL_ID, FunctionName
-from gateway.protocol.transcript import Transcript
+from gateway.protocol.transcript import Said, Transcript
 from gateway.protocol.validation import Problem, array_too_long, bad_value, empty_array, wrong_type
 
 MAX_PARTS: Final = 1024
@@ -45,10 +46,11 @@ _REFUSED_FIELDS: Final[refused.Refusals] = {
     "caller": refused.Refusal(_HOSTED),
     "created_by": refused.Refusal("Leave it out."),
     "encrypted_content": refused.Refusal("Reasoning is sent in the open; send 'content'."),
+    "file_id": refused.Refusal("Files are not kept; send 'image_url'."),
     "annotations": refused.Refusal("Annotations are not supported.", ([],)),
     "prompt_cache_breakpoint": refused.Refusal("Prefix caching is automatic and cannot be steered."),
 }
-_MODALITIES: Final = frozenset({"input_image", "input_file", "input_audio", "image_url", "file"})
+_MODALITIES: Final = frozenset({"input_file", "input_audio", "image_url", "file"})
 
 P = TypeVar("P", bound=BaseModel)
 Status = Literal["in_progress", "completed", "incomplete"]
@@ -66,6 +68,20 @@ class TextPart(_Fields):
     logprobs: list[dict[str, Any]] | None = Field(None, description="Of an earlier answer; the model is not told.")
 
 
+class ImageItemPart(_Fields):
+    """An image; only in messages of users, and for models that see."""
+
+    type: Literal["input_image"] = Field(description="The kind of the part.")
+    image_url: str = Field(
+        description="A `data:` URL with a base64 PNG, JPEG, WebP or GIF, or an http(s) URL that the server may fetch."
+    )
+    detail: Detail = Field("auto", description="`low`: seen at most 512 pixels wide and high.")
+
+    def reference(self, at: str) -> ImageReference:
+        """What is fetched; ``at`` is where the part stands."""
+        return ImageReference(self.image_url, self.detail, f"{at}.image_url")
+
+
 class ReasoningPart(_Fields):
     """A piece of what the model thought."""
 
@@ -73,8 +89,7 @@ class ReasoningPart(_Fields):
     text: str = Field(description="The text itself.")
 
 
-def _parts_of(model: type[P], *kinds: str) -> Callable[[object], tuple[P, ...]]:
-    known = dict.fromkeys(kinds)
+def _parts_of(known: Mapping[str, type[P]]) -> Callable[[object], tuple[P, ...]]:
 
     def read(value: object) -> tuple[P, ...]:
         if not isinstance(value, list):
@@ -86,28 +101,40 @@ def _parts_of(model: type[P], *kinds: str) -> Callable[[object], tuple[P, ...]]:
     def part(value: object, at: str) -> P:
         fields = read_fields(value, at)
         if fields.get("type") in _MODALITIES:
-            raise Problem("unsupported_modality", "Invalid '{path}': this model takes text only.").within(at)
-        kind_of(fields, known, _REFUSED_PARTS, at)
-        return read_as(model, fields, _REFUSED_FIELDS, at)
+            raise Problem("unsupported_modality", "Invalid '{path}': only text and images are taken.").within(at)
+        return read_as(known[kind_of(fields, known, _REFUSED_PARTS, at)], fields, _REFUSED_FIELDS, at)
 
     return read
 
 
-_text_parts: Final = _parts_of(TextPart, "input_text", "output_text")
-_reasoning_parts: Final = _parts_of(ReasoningPart, "reasoning_text", "summary_text")
+Part = TextPart | ImageItemPart
+_TEXTS: Final[dict[str, type[TextPart]]] = {"input_text": TextPart, "output_text": TextPart}
+_PARTS: Final[dict[str, type[Part]]] = {**_TEXTS, "input_image": ImageItemPart}
+_reasoning_parts: Final = _parts_of({"reasoning_text": ReasoningPart, "summary_text": ReasoningPart})
 
 
-def _content(value: object) -> str | tuple[TextPart, ...]:
-    if isinstance(value, str):
-        return value
-    if not isinstance(value, list):
-        raise wrong_type("a string or an array of content parts", value).within()
-    return _text_parts(value)
+def _or_text(read: Callable[[object], tuple[P, ...]]) -> Callable[[object], str | tuple[P, ...]]:
+    def either(value: object) -> str | tuple[P, ...]:
+        if isinstance(value, str):
+            return value
+        if not isinstance(value, list):
+            raise wrong_type("a string or an array of content parts", value).within()
+        return read(value)
+
+    return either
 
 
 Content = Annotated[
+    str | tuple[Part, ...],
+    PlainValidator(
+        _or_text(_parts_of(_PARTS)), json_schema_input_type=str | Annotated[list[Part], Field(max_length=MAX_PARTS)]
+    ),
+]
+Output = Annotated[
     str | tuple[TextPart, ...],
-    PlainValidator(_content, json_schema_input_type=str | Annotated[list[TextPart], Field(max_length=MAX_PARTS)]),
+    PlainValidator(
+        _or_text(_parts_of(_TEXTS)), json_schema_input_type=str | Annotated[list[TextPart], Field(max_length=MAX_PARTS)]
+    ),
 ]
 ReasoningContent = Annotated[
     tuple[ReasoningPart, ...], PlainValidator(_reasoning_parts, json_schema_input_type=list[ReasoningPart])
@@ -116,14 +143,24 @@ ItemId = Annotated[str, Field(min_length=1, max_length=MAX_ITEM_ID)]
 CallId = Annotated[str, Field(min_length=1, max_length=MAX_CALL_ID)]
 
 
+def _shown(content: str | Sequence[Part], images: Images) -> Said:
+    """Texts and pictures in order; texts alone as one."""
+    if isinstance(content, str):
+        return content
+    pieces = [part.text if isinstance(part, TextPart) else images[part.reference("").key] for part in content]
+    texts = [piece for piece in pieces if isinstance(piece, str)]
+    return "\n".join(texts) if len(texts) == len(pieces) else tuple(pieces)
+
+
 def _joined(content: str | Sequence[TextPart] | Sequence[ReasoningPart]) -> str:
     """Parts are joined by a newline, as those of chat messages are."""
     return content if isinstance(content, str) else "\n".join([part.text for part in content])
 
 
-def _passages(content: str | Sequence[TextPart] | Sequence[ReasoningPart], source: Source) -> list[Passage]:
+def _passages(content: str | Sequence[Part] | Sequence[ReasoningPart], source: Source) -> list[Passage]:
     """Piece by piece, so that a guard can take a piece out."""
-    texts = [content] if isinstance(content, str) else [part.text for part in content]
+    parts = () if isinstance(content, str) else content
+    texts = [content] if isinstance(content, str) else [p.text for p in parts if not isinstance(p, ImageItemPart)]
     return [Passage(text, source) for text in texts if text]
 
 
@@ -133,15 +170,29 @@ class MessageItem(_Fields):
     type: Literal["message"] = Field("message", description="The kind of the item; may be left out.")
     id: ItemId | None = Field(None, description="The item's own id.")
     role: Literal["user", "assistant", "system", "developer"] = Field(description="Who speaks.")
-    content: Content = Field(description="The text, or text parts, which are joined by newlines.")
+    content: Content = Field(
+        description="The text, or parts: texts, which are joined by newlines, and images, which only users send."
+    )
     status: Status | None = Field(None, description="Of an earlier answer's item; the model is not told.")
 
-    def tell(self, transcript: Transcript, at: str) -> None:  # noqa: ARG002 - the items' common form
+    def tell(self, transcript: Transcript, at: str, images: Images) -> None:  # noqa: ARG002 - the items' common form
         """Add it to the conversation."""
         if self.role == "assistant":
-            transcript.answer(_joined(self.content))
+            transcript.answer(_shown(self.content, images))
         else:
-            transcript.say(self.role, _joined(self.content))
+            transcript.say(self.role, _shown(self.content, images))
+
+    def images(self, at: str) -> list[ImageReference]:
+        """The images in it; ``at`` is where it stands. Raises :class:`~gateway.errors.ApiError` 400."""
+        parts = () if isinstance(self.content, str) else self.content
+        found = [
+            part.reference(f"{at}.content[{place}]")
+            for place, part in enumerate(parts)
+            if isinstance(part, ImageItemPart)
+        ]
+        if found and self.role != "user":
+            raise bad_value("Only messages of role 'user' may have images.").at(f"{at}.content")
+        return found
 
     def passages(self) -> list[Passage]:
         """Every text in it that the model would read."""
@@ -151,13 +202,18 @@ class MessageItem(_Fields):
         """As it is listed and kept."""
         of_model = self.role == "assistant"
         part = {"type": "output_text", "annotations": [], "logprobs": []} if of_model else {"type": "input_text"}
-        texts = [self.content] if isinstance(self.content, str) else [part.text for part in self.content]
+        pieces = [self.content] if isinstance(self.content, str) else self.content
         return {
             "type": "message",
             "id": self.id or new_id("msg_"),
             "role": self.role,
             "status": self.status or "completed",
-            "content": [{**part, "text": text} for text in texts],
+            "content": [
+                piece.model_dump()
+                if isinstance(piece, ImageItemPart)
+                else {**part, "text": piece if isinstance(piece, str) else piece.text}
+                for piece in pieces
+            ],
         }
 
 
@@ -171,7 +227,7 @@ class FunctionCallItem(_Fields):
     arguments: str = Field(description="The arguments, as the JSON text that the model wrote.")
     status: Status | None = Field(None, description="Of an earlier answer's item; the model is not told.")
 
-    def tell(self, transcript: Transcript, at: str) -> None:
+    def tell(self, transcript: Transcript, at: str, images: Images) -> None:  # noqa: ARG002 - the items' common form
         """Add it to the conversation."""
         transcript.call(ToolCall(self.call_id, self.name, self.arguments), f"{at}.call_id")
 
@@ -191,10 +247,10 @@ class FunctionCallOutputItem(_Fields):
     type: Literal["function_call_output"] = Field(description="The kind of the item.")
     id: ItemId | None = Field(None, description="The item's own id.")
     call_id: CallId = Field(description="The call that it answers.")
-    output: Content = Field(description="The result: a text, or text parts, which are joined by newlines.")
+    output: Output = Field(description="The result: a text, or text parts, which are joined by newlines.")
     status: Status | None = Field(None, description="The model is not told.")
 
-    def tell(self, transcript: Transcript, at: str) -> None:
+    def tell(self, transcript: Transcript, at: str, images: Images) -> None:  # noqa: ARG002 - the items' common form
         """Add it to the conversation."""
         transcript.result(self.call_id, _joined(self.output), f"{at}.call_id")
 
@@ -217,7 +273,7 @@ class ReasoningItem(_Fields):
     content: ReasoningContent = Field((), description="The thoughts.")
     status: Status | None = Field(None, description="Of an earlier answer's item; the model is not told.")
 
-    def tell(self, transcript: Transcript, at: str) -> None:  # noqa: ARG002 - the items' common form
+    def tell(self, transcript: Transcript, at: str, images: Images) -> None:  # noqa: ARG002 - the items' common form
         """Add it to the conversation."""
         text = _joined(self.content or self.summary)
         if text:

@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from engine.types import Constraint, Conversation, Parsing, Sampling, Tool, ToolUse
 from gateway.guardian.check import Passage, Passages
 from gateway.protocol import refused, strictjson
-from gateway.protocol.response.items import InputField, Item, check_ids
+from gateway.protocol.images import ImageReference, Images, check_images
+from gateway.protocol.response.items import InputField, Item, MessageItem, check_ids
 from gateway.protocol.response.options import (
     LOGPROBS,
     IncludeField,
@@ -41,6 +42,7 @@ from gateway.protocol.tools import ToolChoice, check_names, told_of, use_of
 from gateway.protocol.transcript import Transcript
 from gateway.protocol.validation import array_too_long, bad_value, first_problem, unsupported
 
+NO_IMAGES: Final[Images] = {}
 _CACHE: Final = "Prefix caching is automatic and cannot be steered; leave the field out."
 _CHAT_ONLY: Final = (
     "n seed stop top_k min_p frequency_penalty presence_penalty repetition_penalty logit_bias ignore_eos "
@@ -170,15 +172,24 @@ class ResponseRequest(BaseModel):
         """The same request, continuing a conversation of these ``items``."""
         return ContinuedRequest.model_construct(**{**dict(self), "before": items})
 
-    def conversation(self) -> Conversation:
-        """What the model is given, earlier turns included. Raises :class:`~gateway.errors.ApiError` 400."""
+    def images(self) -> list[ImageReference]:
+        """Every image that the model would see. Raises :class:`~gateway.errors.ApiError` 400."""
+        earlier = [(item, "previous_response_id") for item in self.earlier]
+        items = [*earlier, *((item, f"input[{index}]") for index, item in enumerate(self.input))]
+        return [image for item, at in items if isinstance(item, MessageItem) for image in item.images(at)]
+
+    def conversation(self, images: Images = NO_IMAGES) -> Conversation:
+        """What the model is given, earlier turns included, with the pictures that were fetched for it.
+
+        Raises :class:`~gateway.errors.ApiError` 400.
+        """
         transcript = Transcript()
         if self.instructions is not None:
             transcript.say("system", self.instructions)
         for item in self.earlier:
-            item.tell(transcript, "previous_response_id")
+            item.tell(transcript, "previous_response_id", images)
         for index, item in enumerate(self.input):
-            item.tell(transcript, f"input[{index}]")
+            item.tell(transcript, f"input[{index}]", images)
         return Conversation(transcript.messages(), self.tool_use(), self.reasoning.effort)
 
     def texts(self) -> Passages:
@@ -240,6 +251,7 @@ def parse_response(data: bytes, bounds: RequestBounds, *, stores: bool) -> Respo
     except ValidationError as error:
         raise first_problem(error) from None
     _check_store(request, stores=stores)
+    check_images(request.images(), bounds.max_images, "input")
     _check_together(request)
     return request
 

@@ -5,16 +5,17 @@ from typing import Any
 
 import pytest
 
-from engine.types import ChatMessage, Sampling, ToolCall
+from engine.types import ChatMessage, Image, Sampling, ToolCall
 from gateway.errors import ApiError
 from gateway.guardian.check import Passage
 from gateway.protocol.anthropic.request import MessagesRequest, parse_count, parse_messages
 from gateway.protocol.sampling import RequestBounds
 
-BOUNDS = RequestBounds(max_tokens=100, max_messages=8)
+BOUNDS = RequestBounds(max_tokens=100, max_messages=8, max_images=2)
 HELLO: dict[str, Any] = {"role": "user", "content": "hello"}
 TOOL: dict[str, Any] = {"name": "f", "input_schema": {"type": "object"}}
 SCHEMA = {"type": "json_schema", "schema": {"type": "object"}}
+IMAGE = {"type": "image", "source": {"type": "url", "url": "http://x/y.png"}}
 USE = {"type": "tool_use", "id": "t1", "name": "f", "input": {"a": 1}}
 
 
@@ -40,7 +41,13 @@ def user(*blocks: Any) -> dict[str, Any]:
         ({"messages": [{**HELLO, "name": "n"}]}, "messages[0].name", "unknown_parameter"),
         (user(), "messages[0].content", "empty_array"),
         (user({"text": "x"}), "messages[0].content[0].type", "missing_required_parameter"),
-        (user({"type": "image", "source": {}}), "messages[0].content[0]", "unsupported_modality"),
+        (user({"type": "image", "source": {}}), "messages[0].content[0].source.type", "missing_required_parameter"),
+        (user({"type": "image", "source": {"type": "file", "file_id": "f"}}),
+         "messages[0].content[0].source.type", "unsupported_parameter"),
+        (user({"type": "image", "source": {"type": "base64", "media_type": "image/tiff", "data": ""}}),
+         "messages[0].content[0].source.media_type", "invalid_value"),
+        (user(*[IMAGE] * 3), "messages", "too_many_images"),
+        ({"messages": [{"role": "system", "content": [IMAGE]}, HELLO]}, "messages[0].content", "invalid_value"),
         (user({"type": "document", "source": {}}), "messages[0].content[0]", "unsupported_modality"),
         (user({"type": "server_tool_use"}), "messages[0].content[0].type", "unsupported_parameter"),
         (user({"type": "nonsense"}), "messages[0].content[0].type", "invalid_value"),
@@ -54,7 +61,7 @@ def user(*blocks: Any) -> dict[str, Any]:
         (user({"type": "tool_result", "tool_use_id": "t"}), "messages[0].content[0].tool_use_id", "invalid_value"),
         (user({"type": "tool_result", "tool_use_id": "t", "content": [USE]}),
          "messages[0].content[0].content[0].type", "unsupported_parameter"),
-        ({"system": [{"type": "image"}]}, "system[0]", "unsupported_modality"),
+        ({"system": [IMAGE]}, "system[0].type", "unsupported_parameter"),
         ({"system": 1}, "system", "invalid_type"),
         ({"temperature": 1.5}, "temperature", "decimal_above_max_value"),
         ({"top_p": 0}, "top_p", "invalid_value"),
@@ -114,7 +121,7 @@ def test_blocks_become_a_conversation() -> None:
         ],
     )
     calls = (ToolCall("t1", "f", '{"a":1}'), ToolCall("t2", "f", "{}"))
-    assert request.conversation().messages == [
+    assert request.conversation({}).messages == [
         ChatMessage("system", "be\nbrief"),
         ChatMessage("user", "hello"),
         ChatMessage("assistant", "let me\nsee", None, calls, None, "hm"),
@@ -132,6 +139,20 @@ def test_blocks_become_a_conversation() -> None:
         Passage("go on", "user"),
         Passage("in French", "system"),
     ]
+
+
+def test_images_and_texts_keep_their_order() -> None:
+    inline = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}}
+    text = {"type": "text", "text": "what is it?"}
+    request = parse(**user(IMAGE, text, text, inline))
+    references = request.images()
+    assert [(each.url, each.param) for each in references] == [
+        ("http://x/y.png", "messages[0].content[0].source"),
+        ("data:image/png;base64,AAAA", "messages[0].content[3].source"),
+    ]
+    pictures = {each.key: Image(1, 1, bytes([place] * 3)) for place, each in enumerate(references)}
+    (message,) = request.conversation(pictures).messages
+    assert message.content == (Image(1, 1, bytes(3)), "what is it?", "what is it?", Image(1, 1, b"\x01\x01\x01"))
 
 
 def test_sampling() -> None:
@@ -169,7 +190,7 @@ def test_tools(choice: Any, mode: str, only: tuple[str, ...], parallel: bool) ->
     ],
 )
 def test_thinking(fields: dict[str, Any], effort: str | None) -> None:
-    assert parse(**fields).conversation().effort == effort
+    assert parse(**fields).conversation({}).effort == effort
 
 
 def test_a_schema() -> None:

@@ -5,23 +5,27 @@ from typing import Any
 
 import pytest
 
-from engine.types import ChatMessage, Sampling, ToolCall
+from engine.types import ChatMessage, Image, Sampling, ToolCall
 from gateway.errors import ApiError
 from gateway.guardian.check import Passage
 from gateway.guardian.substitute import substituted
 from gateway.protocol.encode import Usage
 from gateway.protocol.response.encode import ResponseEncoder
+from gateway.protocol.response.items import read_input
 from gateway.protocol.response.request import ResponseRequest, parse_response
 from gateway.protocol.sampling import RequestBounds
 
 TOOL: dict[str, Any] = {"type": "function", "name": "f", "parameters": {"type": "object"}}
 FORMAT = {"type": "json_schema", "name": "n", "schema": {"type": "object"}}
+IMAGE = {"type": "input_image", "image_url": "http://x/y.png"}
 CALL = {"type": "function_call", "call_id": "c1", "name": "f", "arguments": '{"a":1}'}
 
 
 def parse(*, stores: bool = False, **fields: Any) -> ResponseRequest:
     body = {"model": "m", "input": "x", **fields}
-    return parse_response(json.dumps(body).encode(), RequestBounds(max_tokens=100, max_messages=8), stores=stores)
+    return parse_response(
+        json.dumps(body).encode(), RequestBounds(max_tokens=100, max_messages=8, max_images=2), stores=stores
+    )
 
 
 def refusal(**fields: Any) -> tuple[str | None, str | None]:
@@ -51,7 +55,13 @@ def message(*parts: Any, role: str = "user") -> dict[str, Any]:
         ({"input": [{"role": "user", "content": "x", "y": 1}]}, "input[0].y", "unknown_parameter"),
         ({"input": [{"role": "user", "content": "x", "phase": "p"}]}, "input[0].phase", "unsupported_parameter"),
         ({"input": [message({"type": "input_text"})]}, "input[0].content[0].text", "missing_required_parameter"),
-        ({"input": [message({"type": "input_image"})]}, "input[0].content[0]", "unsupported_modality"),
+        ({"input": [message({"type": "input_image"})]}, "input[0].content[0].image_url", "missing_required_parameter"),
+        ({"input": [message({"type": "input_image", "file_id": "f"})]},
+         "input[0].content[0].file_id", "unsupported_parameter"),
+        ({"input": [message(*[IMAGE] * 3)]}, "input", "too_many_images"),
+        ({"input": [message(IMAGE, role="system")]}, "input[0].content", "invalid_value"),
+        ({"input": [CALL, {"type": "function_call_output", "call_id": "c1", "output": [IMAGE]}]},
+         "input[1].output[0].type", "invalid_value"),
         ({"input": [message({"type": "input_file", "file_id": "u"})]}, "input[0].content[0]", "unsupported_modality"),
         ({"input": [message({"type": "refusal"})]}, "input[0].content[0].type", "unsupported_parameter"),
         ({"input": [message({"type": "text", "text": "u"})]}, "input[0].content[0].type", "invalid_value"),
@@ -177,6 +187,20 @@ def test_earlier_turns_come_first_but_for_the_instructions() -> None:
     passages = [Passage("now", "system"), Passage("then", "user"), Passage("f", "assistant")]
     assert request.texts() == [*passages, Passage('{"a":1}', "assistant"), Passage("r", "tool")]
     assert request.model == "m"
+
+
+def test_images_of_earlier_turns_are_seen_again() -> None:
+    before = parse(input=[message(IMAGE)]).input
+    again = read_input([item.wire() for item in before])
+    low = {"type": "input_image", "image_url": "data:x", "detail": "low"}
+    request = parse(stores=True, input=[message({"type": "input_text", "text": "and?"}, low)]).after(again)
+    references = request.images()
+    assert [(each.url, each.detail) for each in references] == [("http://x/y.png", "auto"), ("data:x", "low")]
+    assert references[1].param == "input[0].content[1].image_url"
+    pictures = {each.key: Image(1, 1, bytes([place] * 3)) for place, each in enumerate(references)}
+    first, second = request.conversation(pictures).messages
+    assert first.content == (Image(1, 1, bytes(3)),)
+    assert second.content == ("and?", Image(1, 1, b"\x01\x01\x01"))
 
 
 def test_a_guard_can_take_pieces_out() -> None:
