@@ -120,7 +120,11 @@ def prepare_environment(environ: MutableMapping[str, str], *, model_is_local: bo
 
 
 def engine_arguments(config: EngineConfig) -> dict[str, Any]:
-    """``AsyncEngineArgs`` keywords for ``config`` on this machine."""
+    """``AsyncEngineArgs`` keywords for ``config`` on this machine.
+
+    Raises :class:`EngineUnavailable` for arguments that contradict what the checks ahead of the engine rely on.
+    """
+    _refuse_doors(config.arguments)
     defaults: dict[str, Any] = {
         "served_model_name": config.served_name,
         "prefix_caching_hash_algo": "sha256",
@@ -145,6 +149,16 @@ def engine_arguments(config: EngineConfig) -> dict[str, Any]:
         defaults |= {"max_num_seqs": MAX_WINDOWS, "enable_prefix_caching": False, "limit_mm_per_prompt": {"audio": 1}}
     given = {name: value for name, value in config.arguments.items() if name not in defaults or name not in _MERGED}
     return defaults | given | {"model": config.model}
+
+
+#: Callers could hand the engine tensors, or files of this machine; the wire takes neither.
+_DOORS: Final = ("enable_prompt_embeds", "enable_mm_embeds", "allowed_local_media_path")
+
+
+def _refuse_doors(arguments: Mapping[str, Any]) -> None:
+    for name in _DOORS:
+        if arguments.get(name):
+            raise EngineUnavailable(f"engine.{name} must not be set: nothing that callers send is read that way")
 
 
 #: Arguments whose parts the operator and we set together.

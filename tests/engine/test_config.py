@@ -68,3 +68,16 @@ def test_greedy_choices_are_drawn_greedily() -> None:
     params = to_vllm(Sampling(max_tokens=1, n=2, temperature=0.0), stream=False)
     assert (params.top_k, params.temperature) == (1, 1.0)
     assert to_vllm(Sampling(max_tokens=1, temperature=0.0), stream=False).temperature == 0.0
+
+
+@pytest.mark.parametrize("name", ["enable_prompt_embeds", "enable_mm_embeds", "allowed_local_media_path"])
+def test_doors_for_tensors_and_files_stay_shut(name: str, tmp_path: Path) -> None:
+    with pytest.raises(EngineUnavailable, match=name):
+        engine_arguments(EngineConfig(str(tmp_path), "m", {name: "/"}))
+    assert engine_arguments(EngineConfig(str(tmp_path), "m", {name: False}))
+
+
+def test_pictures_are_bounded(tmp_path: Path) -> None:
+    assert engine_arguments(EngineConfig(str(tmp_path), "m", max_images=3))["limit_mm_per_prompt"]["image"] == 3
+    mine = {"limit_mm_per_prompt": {"image": 1}}
+    assert engine_arguments(EngineConfig(str(tmp_path), "m", mine))["limit_mm_per_prompt"] == {"image": 1}

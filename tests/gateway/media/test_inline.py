@@ -47,6 +47,16 @@ def test_refuses(url: str, code: str) -> None:
     assert caught.value.code == code
 
 
+def test_large_ones_are_decoded_in_pieces() -> None:
+    data = bytes(range(256)) * 4096
+    url = f"data:image/png;base64,{base64.b64encode(data).decode()}"
+    assert decode_inline(url, len(data)) == data
+    padded_inside = base64.b64encode(bytes(2**18 // 4 * 3 - 1)).decode() + "AAAA"
+    with pytest.raises(MediaFault) as caught:
+        decode_inline(f"data:image/png;base64,{padded_inside}", len(data))
+    assert caught.value.code == "invalid_base64"
+
+
 def test_a_data_url_is_told_by_its_scheme() -> None:
     assert is_inline("DATA:image/png;base64,")
     assert not is_inline("https://example.com/data:")
