@@ -153,11 +153,11 @@ TENANTS: Final = Board(
         ),
         rows(
             "Tokens in the chosen time", "short", "The ten busiest tenants.",
-            'topk(10, sum by (tenant, kind) (increase(sluice_tenant_tokens_total{@,kind!="cached"}[$__range])))',
+            'topk(10, sum by (tenant, kind) (increase(sluice_tenant_tokens_total{@,kind!="cached"}[$__range]))) > 0',
         ),
         rows(
             "Cost in the chosen time", "short", "The ten dearest tenants.",
-            "topk(10, sum by (tenant) (increase(sluice_tenant_cost_total{@}[$__range])))",
+            "topk(10, sum by (tenant) (increase(sluice_tenant_cost_total{@}[$__range]))) > 0",
         ),
     ],
 )  # fmt: skip

@@ -9,7 +9,12 @@ from typing import Any, Final, Literal
 from grafana_foundation_sdk.builders import common, dashboard, heatmap, prometheus, stat, table, timeseries
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import common as models
-from grafana_foundation_sdk.models.dashboard import DashboardLinkType, DataSourceRef, VariableRefresh
+from grafana_foundation_sdk.models.dashboard import (
+    DashboardLinkType,
+    DataSourceRef,
+    DynamicConfigValue,
+    VariableRefresh,
+)
 from grafana_foundation_sdk.models.heatmap import HeatmapColorMode
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
@@ -17,6 +22,9 @@ from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 #: (`namespace` outside of Kubernetes) matches `.*`.
 SELECTOR: Final = 'namespace=~"$namespace",job=~"$job",instance=~"$instance"'
 SOURCE: Final = DataSourceRef(type_val="prometheus", uid="${datasource}")
+
+#: Of outcomes, everywhere the same.
+COLORS: Final = {"completed": "green", "cancelled": "gray", "rejected": "yellow", "error": "red"}
 
 Kind = Literal["lines", "stack", "number", "heat", "table"]
 
@@ -153,6 +161,10 @@ def _lines(panel: Panel) -> Any:
     builder = timeseries.Panel().legend(legend).tooltip(tooltip).line_width(1).min(0)
     if panel.kind == "stack":
         builder.stacking(common.StackingConfig().mode(models.StackingMode.NORMAL).group("A")).fill_opacity(30)
+    outcomes = any(query.legend == "{{outcome}}" for query in panel.queries)
+    for name, color in COLORS.items() if outcomes else ():
+        fixed = {"mode": "fixed", "fixedColor": color}
+        builder.override_by_name(name, [DynamicConfigValue(id_val="color", value=fixed)])
     return builder
 
 
