@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import psutil
 
+from engine.adapters.manager import AdapterOptions
 from engine.machine import available_memory
 from engine.types import EngineUnavailable, ModelKind
 
@@ -39,6 +40,7 @@ class EngineConfig:
     ``generic`` or one of vLLM's by its name. ``schema_seconds``: CPU time that one schema or grammar may take.
     ``max_images``: pictures in one prompt, of models that see.
     ``kind``: what it is for.
+    ``adapters`` None: the model takes none.
     """
 
     model: str
@@ -56,6 +58,8 @@ class EngineConfig:
     def pools(self) -> bool:
         """Whether vLLM's pooling runner runs it."""
         return self.kind in POOLED
+
+    adapters: AdapterOptions | None = None
 
 
 def kind_of(model: str) -> ModelKind:
@@ -142,6 +146,13 @@ def engine_arguments(config: EngineConfig) -> dict[str, Any]:
         # Single forward passes: nothing is guessed, constrained or kept for a next token.
         del defaults["structured_outputs_config"]
         defaults["runner"] = "pooling"
+    if (adapters := config.adapters) is not None:
+        defaults |= {
+            "enable_lora": True,
+            "max_loras": adapters.batch,
+            "max_cpu_loras": max(adapters.resident, adapters.batch, int(config.arguments.get("max_loras", 1))),
+            "max_lora_rank": adapters.max_rank,
+        }
     if on_cpu():
         defaults |= _cpu_defaults(config)
     if config.kind == "transcribe":

@@ -11,20 +11,28 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import lru_cache
 from typing import Any
 
 from vllm import PoolingParams, SamplingParams
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.exceptions import GracefulHTTPError, VLLMClientError
 from vllm.inputs.engine import tokens_input
+from vllm.lora.request import LoRARequest
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.metrics.loggers import StatLoggerBase
 from xgrammar import TokenizerInfo
 
-from engine.config import AUTOMATIC, POOLED
+from engine.adapters.fitting import Shapes
+from engine.adapters.manager import Facts
+from engine.adapters.residency import Lora
+from engine.adapters.series import bound_lora_series
+from engine.adapters.shapes import base_shapes, local_directory
+from engine.config import AUTOMATIC, POOLED, on_cpu
 from engine.hotpath import HotPath, batch_token_histograms
+from engine.lora_cpu import CPU_LORA
 from engine.output import Generation, as_engine_error
 from engine.parsing.choose import parsers_of
 from engine.parsing.sink import ParsingSink
@@ -77,6 +85,10 @@ class SchedulerLoad(StatLoggerBase):
         """Nothing to print."""
 
 
+def _lora_request(lora: Lora) -> LoRARequest:
+    return LoRARequest(lora_name=lora.name, lora_int_id=lora.id, lora_path=lora.path)
+
+
 class EngineCore:
     """A started engine. Construct with :meth:`build` on a lasting thread, then :meth:`attach` on the loop."""
 
@@ -112,6 +124,7 @@ class EngineCore:
         self._histograms = batch_token_histograms(llm)
         self.pooler = Pooler(llm, kind, self.context_length) if kind in POOLED else None
         self._generations: set[Generation | Batch] = set()
+        bound_lora_series(llm)
         self._probe: asyncio.Task[None] | None = None
         self._finishes: deque[float] = deque([time.monotonic()], maxlen=RATE_SAMPLES)
         self._closing: set[asyncio.Task[None]] = set()
@@ -129,6 +142,8 @@ class EngineCore:
         One at a time in a process: what is started meanwhile is taken for this engine's.
         """
         os.environ[GATEWAY_PID] = str(os.getpid())
+        if arguments.get("enable_lora") and on_cpu():
+            os.environ[CPU_LORA] = "1"  # for good: an engine without adapters is only a little slower to start
         before = descendants()
         loads: list[SchedulerLoad] = []
 
@@ -220,8 +235,41 @@ class EngineCore:
         if prompt_tokens + max_tokens > self.context_length:
             raise PromptTooLong(prompt_tokens=prompt_tokens, limit=self.context_length, max_tokens=max_tokens)
 
-    async def run(self, request: GenerationRequest, sink: DeltaSink) -> None:
-        """See :meth:`engine.types.Engine.run`."""
+    def adapter_facts(self) -> Facts | None:
+        """What the engine can do with adapters; None if it takes none."""
+        limits = self._llm.vllm_config.lora_config
+        if limits is None:
+            return None
+        return Facts(limits.max_cpu_loras, limits.max_lora_rank, lru_cache(1)(self._base_shapes))
+
+    def _base_shapes(self) -> Shapes:
+        model = self._llm.model_config
+        return base_shapes(local_directory(model.model, model.revision), model.hf_config)
+
+    async def add_lora(self, lora: Lora) -> None:
+        """See :class:`engine.adapters.residency.LoraEngine`."""
+        try:
+            await self._llm.add_lora(_lora_request(lora))
+        except Exception as error:
+            if self.dead:
+                raise EngineUnavailable("the engine died") from error
+            with suppress(Exception):
+                await self._llm.remove_lora(lora.id)  # it can be listed all the same
+            raise
+
+    async def remove_lora(self, lora: Lora) -> None:
+        """See :class:`engine.adapters.residency.LoraEngine`."""
+        try:
+            await self._llm.remove_lora(lora.id)
+        except Exception as error:
+            raise as_engine_error(error) from error
+
+    async def loras(self) -> set[int]:
+        """The ids of those in the engine: the oracle of residency."""
+        return set(await self._llm.list_loras())
+
+    async def run(self, request: GenerationRequest, sink: DeltaSink, lora: Lora | None = None) -> None:
+        """See :meth:`engine.types.Engine.run`. ``lora`` is held by the caller."""
         self.check(request)
         params = to_vllm(request.sampling, stream=request.stream)
         if (plan := self.plan(request.constraint, request.parsing)) is not None:
@@ -236,7 +284,7 @@ class EngineCore:
         self._generations.add(generation)
         internal_id = None
         try:
-            internal_id = await self._submit(request, params, generation, sink)
+            internal_id = await self._submit(request, params, generation, sink, lora)
             await generation.done
             self._finishes.append(time.monotonic())
         except BaseException:
@@ -275,7 +323,12 @@ class EngineCore:
         self._pooling().check(request, self.prompts.check_ids)
 
     async def _submit(
-        self, request: GenerationRequest, params: SamplingParams, generation: Generation, sink: DeltaSink
+        self,
+        request: GenerationRequest,
+        params: SamplingParams,
+        generation: Generation,
+        sink: DeltaSink,
+        lora: Lora | None,
     ) -> str:
         with self._refusals():
             queue = await self._llm.add_request(
@@ -283,6 +336,7 @@ class EngineCore:
                 engine_input(request.prompt, request.cache_salt),
                 params,
                 arrival_time=time.time(),
+                lora_request=None if lora is None else _lora_request(lora),
                 priority=request.priority,
             )
         if request.sampling.n > 1 and not request.stream:

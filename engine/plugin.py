@@ -1,4 +1,6 @@
-"""Runs inside vLLM's own processes (entry point ``vllm.general_plugins``): they must not outlive the gateway."""
+"""Runs inside vLLM's own processes (entry point ``vllm.general_plugins``): they must not outlive the gateway, and
+those that serve adapters on a CPU must not mix them up.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,9 @@ import signal
 import sys
 import time
 import warnings
+
+from engine.lora_cpu import CPU_LORA
+from engine.lora_cpu import install as install_cpu_lora
 
 GATEWAY_PID = "SLUICE_GATEWAY_PID"
 #: ``json`` or ``text``, a colon, and the least level: how engine processes write their logs to standard error.
@@ -31,6 +36,8 @@ def register() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent or not _alive(int(gateway)):
         os._exit(1)
+    if os.environ.get(CPU_LORA) == "1":
+        install_cpu_lora()
 
 
 def _alive(pid: int) -> bool:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from engine.adapters.manager import AdapterManager
+from engine.adapters.residency import Hold, Lora, LoraObserver, Unobserved
 from engine.config import EngineConfig, check_environment, check_versions, engine_arguments
 from engine.core import EngineCore
 from engine.metrics import VllmMetrics
@@ -23,7 +25,6 @@ from engine.pull import pull
 from engine.speech.core import SpeechCore
 from engine.structured.judge import GrammarJudge, JudgeLimits
 from engine.types import (
-    AdapterHold,
     AdapterInfo,
     AdapterNotFound,
     AdapterSpec,
@@ -79,6 +80,7 @@ class VllmEngine:
         *,
         starts: asyncio.Lock | None = None,
         metrics: VllmMetrics | None = None,
+        observer: LoraObserver | None = None,
     ) -> None:
         self._config = config
         self._starts = starts or asyncio.Lock()
@@ -99,6 +101,12 @@ class VllmEngine:
         # Lives as long as the engine may: its processes ask the kernel to die with this very thread.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sluice-engine")
         self._render = ThreadPoolExecutor(2, thread_name_prefix="sluice-render")
+        self._files = ThreadPoolExecutor(1, thread_name_prefix="sluice-adapters")
+        self._adapters = (
+            AdapterManager(config.served_name, config.adapters, self, observer or Unobserved(), self._files)
+            if config.adapters is not None
+            else None
+        )
         self._judge = GrammarJudge(self._vocabulary, JudgeLimits(config.schema_seconds))
 
     # -- what it is ---------------------------------------------------------------------------------------------
@@ -189,6 +197,8 @@ class VllmEngine:
             with suppress(asyncio.CancelledError):
                 await self._supervisor
         await self._judge.stop()
+        if self._adapters is not None:
+            self._adapters.lost(EngineUnavailable("the engine is stopping"))
         if self._core is not None:
             core, self._core = self._core, None
             await core.close(self._thread)
@@ -196,6 +206,7 @@ class VllmEngine:
             self._metrics.forget(self._config.served_name)
         self._thread.shutdown(wait=False, cancel_futures=True)
         self._render.shutdown(wait=False, cancel_futures=True)
+        self._files.shutdown(wait=False, cancel_futures=True)
 
     async def _launch(self) -> None:
         # What is started meanwhile would be taken for this engine's.
@@ -220,6 +231,8 @@ class VllmEngine:
             raise EngineUnavailable(f"the engine did not start: {error}") from error
         self._core = core
         self._slots = core.slots
+        if self._adapters is not None and (facts := core.adapter_facts()) is not None:
+            self._adapters.started(facts)
 
     async def _abandon(self, build: asyncio.Future[EngineCore], before: frozenset[int]) -> None:
         """End a start-up: it cannot be interrupted, but without its children it fails by itself."""
@@ -276,6 +289,8 @@ class VllmEngine:
         """Bring up a new engine, with back-off; False when it is time to stay down."""
         self._enter(Phase.RESTARTING, reason)
         log.error("%s: restarting it", reason)
+        if self._adapters is not None:
+            self._adapters.lost(EngineUnavailable(reason, retry_after=self._retry_after()))
         if self._core is not None:
             core, self._core = self._core, None
             await core.close(self._thread)
@@ -342,19 +357,39 @@ class VllmEngine:
 
     def adapters(self) -> Sequence[AdapterInfo]:
         """See :meth:`engine.types.Engine.adapters`."""
-        return ()
+        return () if self._adapters is None else self._adapters.infos()
 
     async def load_adapter(self, spec: AdapterSpec) -> AdapterInfo:
         """See :meth:`engine.types.Engine.load_adapter`."""
-        raise AdapterNotFound(f"{spec.model} takes no adapters")
+        return await self._taking_adapters(spec.model).load(spec)
 
-    async def unload_adapter(self, model: str, name: str, *, drain: bool = False) -> None:  # noqa: ARG002
+    async def unload_adapter(self, model: str, name: str, *, drain: bool = False) -> None:
         """See :meth:`engine.types.Engine.unload_adapter`."""
-        raise AdapterNotFound(f"{model} has no adapter {name}")
+        await self._taking_adapters(model).unload(name, drain=drain)
 
-    async def hold_adapter(self, model: str, name: str) -> AdapterHold:
+    async def hold_adapter(self, model: str, name: str) -> Hold:
         """See :meth:`engine.types.Engine.hold_adapter`."""
-        raise AdapterNotFound(f"{model} has no adapter {name}")
+        adapters = self._taking_adapters(model)
+        self._serving(model)
+        return await adapters.hold(name)
+
+    def _taking_adapters(self, model: str) -> AdapterManager:
+        if self._adapters is None or model != self._config.served_name:
+            raise AdapterNotFound(f"{model} takes no adapters")
+        return self._adapters
+
+    async def add_lora(self, lora: Lora) -> None:
+        """See :class:`engine.adapters.residency.LoraEngine`."""
+        await self._living().add_lora(lora)
+
+    async def remove_lora(self, lora: Lora) -> None:
+        """See :class:`engine.adapters.residency.LoraEngine`."""
+        await self._living().remove_lora(lora)
+
+    def _living(self) -> EngineCore:
+        if self._core is None or self._core.dead:
+            raise EngineUnavailable("there is no engine now", retry_after=self._retry_after())
+        return self._core
 
     def check(self, request: GenerationRequest) -> None:
         """See :meth:`engine.types.Engine.check`."""
@@ -363,12 +398,13 @@ class VllmEngine:
     async def run(self, request: GenerationRequest, sink: DeltaSink) -> None:
         """See :meth:`engine.types.Engine.run`."""
         core = self._serving(request.model)
-        if request.adapter is not None:
-            raise AdapterNotFound(f"{request.model} has no adapter {request.adapter}")
         self._running += 1
         self._idle.clear()
         try:
-            await core.run(request, sink)
+            if request.adapter is None:
+                await core.run(request, sink)
+            else:
+                await self._run_with_adapter(core, request, sink)
         finally:
             self._ended()
 
@@ -442,6 +478,18 @@ class VllmEngine:
         if not isinstance(core, SpeechCore):
             raise RequestRejected("This model does not transcribe.", param="model", code="model_kind_mismatch")
         return core
+
+    async def _run_with_adapter(self, core: EngineCore, request: GenerationRequest, sink: DeltaSink) -> None:
+        assert request.adapter is not None
+        hold = request.hold or await self.hold_adapter(request.model, request.adapter)
+        assert isinstance(hold, Hold)
+        try:
+            if not hold.valid:
+                raise EngineUnavailable("the engine was restarted", retry_after=self._retry_after())
+            await core.run(request, sink, hold.lora)
+        finally:
+            if hold is not request.hold:
+                hold.release()
 
     def generate(self, request: GenerationRequest) -> AsyncIterator[Delta]:
         """See :meth:`engine.types.Engine.generate`."""

@@ -79,11 +79,12 @@ class AdapterNotFound(EngineError):
 class AdapterRefused(EngineError):
     """An adapter that must not, or can not, be loaded.
 
-    ``code``: ``unsafe_artifact`` for files that could hold code, ``invalid_adapter`` for all that does not fit.
+    ``code``: ``unsafe_artifact`` for files that could hold code, ``too_many`` for one more than this server keeps,
+    ``invalid_adapter`` for all that does not fit.
     """
 
     def __init__(
-        self, message: str, *, code: Literal["unsafe_artifact", "invalid_adapter"] = "invalid_adapter"
+        self, message: str, *, code: Literal["unsafe_artifact", "invalid_adapter", "too_many"] = "invalid_adapter"
     ) -> None:
         super().__init__(message)
         self.code = code
@@ -394,7 +395,7 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class AdapterSpec:
-    """An adapter to be served: ``path`` is a directory that holds it in PEFT's format.
+    """An adapter to be served: ``path`` is a directory that holds it in PEFT's format; empty: the engine's own copy.
 
     ``sha256``: what its content must be (:attr:`AdapterInfo.sha256`), None for whatever is there. ``pinned``: it stays
     in the engine.

@@ -21,7 +21,11 @@ from gateway.access.nudge import KeyNudges
 from gateway.access.secret import CACHE_SALT, KEYS, DeploymentSecret
 from gateway.access.service import KeyService
 from gateway.access.tokens import JwtIdentity, jwt_identity
+from gateway.adapters.administration import AdapterAdministration
 from gateway.adapters.catalog import AdapterCatalog
+from gateway.adapters.desired import AdapterRecords, MemoryRecords
+from gateway.adapters.service import AdapterService
+from gateway.adapters.sources import SourcePolicy, Sources
 from gateway.admission import Gate, GateLimits
 from gateway.admission.adaptive import AdaptiveBound
 from gateway.agent.loop import Served
@@ -46,6 +50,7 @@ from gateway.openapi import document
 from gateway.pipeline import Pipeline, Policy
 from gateway.protocol.agent import AgentBounds
 from gateway.protocol.sampling import RequestBounds
+from gateway.routes import adapters as adapter_routes
 from gateway.routes import (
     admin_guard,
     admin_keys,
@@ -67,7 +72,9 @@ from gateway.settings import Settings, SettingsError
 from gateway.speech.decode import Decoding
 from gateway.speech.spool import SpoolBudget
 from gateway.speech.way import Transcriptions
+from gateway.store.adapters import AdapterRepository
 from gateway.store.audit import AuditEntry
+from gateway.store.calls import StoreCalls
 from gateway.store.keys import KeyRepository
 from gateway.store.opened import Store
 from gateway.store.responses import ResponseRepository
@@ -106,7 +113,7 @@ def create_app(
     jwt = jwt_identity(settings.jwt, metrics) if settings.jwt else None
     limits = build_limits(settings, metrics)
     media = build_media(settings.media, metrics)
-    adapters = AdapterCatalog()
+    adapters = _Adapters(settings, engine, store)
     door = Door(
         identity(settings, jwt, keys.ring if keys is not None else None),
         FailedCredentials(settings.access.max_failures_per_minute),
@@ -118,7 +125,7 @@ def create_app(
     guardian = build_guardian(settings.guard, engine, metrics, audit, worker, books)
     pipeline = Pipeline(
         engine=engine,
-        adapters=adapters,
+        adapters=adapters.catalog,
         door=door,
         gate=gate,
         limits=limits,
@@ -148,6 +155,7 @@ def create_app(
                 _agents(settings, pipeline, toolbox, tool_metrics), _agent_bounds(settings), settings.request_timeout
             ),
             *audio.routes(_transcriptions(settings, pipeline, engine)),
+            *adapter_routes.routes(pipeline.enter, adapters.administration),
             *(keys.routes(pipeline) if keys is not None else ()),
             *system.health_routes(gateway.is_started, gateway.not_ready_reason, gateway.degraded),
             *system.metrics_routes(
@@ -159,7 +167,8 @@ def create_app(
     )
     front = Front(table, door, access_log, metrics)
     server = HttpServer(front, http_bounds(settings), on_reject=metrics.front_rejected)
-    gateway.attach(pipeline, front, server, [*_services(keys, jwt, limits, media, guardian, shelf), toolbox])
+    services = [*_services(keys, jwt, limits, media, guardian, shelf), toolbox, adapters.service]
+    gateway.attach(pipeline, front, server, services)
     return gateway
 
 
@@ -240,6 +249,31 @@ class _Keys:
             self._store.database, self._repository, administration, self._store.executor, self.service.changed
         )
         return [*admin_keys.routes(pipeline.enter, admin), *admin_usage.routes(pipeline.enter, admin)]
+
+
+class _Adapters:
+    """The adapters: which there should be, which may be named, and who may change that."""
+
+    def __init__(self, settings: Settings, engine: Engine, store: Store | None) -> None:
+        own = settings.adapters
+        self.catalog = AdapterCatalog()
+        policy = SourcePolicy(
+            roots=[*own.roots, *([own.directory] if own.directory is not None else [])],
+            allow_hub=own.allow_hub,
+            allowed_hosts=own.allowed_hosts,
+            timeout=own.fetch_timeout,
+            max_bytes=own.max_bytes,
+        )
+        sources = Sources(policy, settings.state_dir / "adapters")
+        records: AdapterRecords = MemoryRecords() if store is None else AdapterRepository(store.database)
+        call = _inline if store is None else StoreCalls(store).call
+        self.service = AdapterService(own, engine, self.catalog, sources, records, call)
+        record = store.audit.record if store is not None else unaudited
+        self.administration = AdapterAdministration(engine, self.service, sources, records, call, record)
+
+
+async def _inline(action: Callable[[], Any]) -> Any:
+    return action()
 
 
 def _nudges(settings: Settings, on_nudge: Callable[[], None]) -> KeyNudges | None:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from gateway.cli_adapters import adapters_app
 from gateway.cli_keys import keys_app
 from gateway.cli_usage import usage_command
 from gateway.settings import Settings, SettingsError, load
@@ -30,6 +31,7 @@ app = typer.Typer(
 )
 
 app.add_typer(keys_app(_load), name="keys")
+app.add_typer(adapters_app(_load), name="adapters")
 app.command("usage")(usage_command(_load))
 
 Config = Annotated[

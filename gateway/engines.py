@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engine.adapters.manager import AdapterOptions
 from engine.config import EngineConfig, kind_of, prepare_environment
 from engine.types import ModelKind
 from gateway.settings import Settings
 
 if TYPE_CHECKING:
+    from engine.adapters.residency import LoraObserver
     from engine.pool import ModelPool
     from engine.runtime import VllmEngine
 
@@ -42,9 +44,10 @@ def first_served(settings: Settings, model: str, name: str) -> Served:
     return Served(model, name, kind_of(model), settings.engine, settings.tool_parser, pin=True, preload=True)
 
 
-def build_pool(settings: Settings, models: Sequence[Served]) -> ModelPool:
-    """A pool of ``models``, not started. Slow the first time: it imports vLLM."""
-    prepare_environment(os.environ, model_is_local=all(Path(model.path).is_dir() for model in models))
+def build_pool(settings: Settings, models: Sequence[Served], observer: LoraObserver | None = None) -> ModelPool:
+    """A pool of ``models``, not started. Slow the first time: it imports vLLM. ``observer`` is told of adapters."""
+    local = all(Path(model.path).is_dir() for model in models)
+    prepare_environment(os.environ, model_is_local=local and not settings.adapters.allow_hub)
     # Only now: libraries below vLLM read their environment when they are imported.
     from engine.memory import default_budget, expected_bytes
     from engine.metrics import VllmMetrics
@@ -55,7 +58,7 @@ def build_pool(settings: Settings, models: Sequence[Served]) -> ModelPool:
     starts, metrics = asyncio.Lock(), VllmMetrics()
 
     def make(config: EngineConfig) -> VllmEngine:
-        return VllmEngine(config, starts=starts, metrics=metrics)
+        return VllmEngine(config, starts=starts, metrics=metrics, observer=observer)
 
     specs = [
         ModelSpec(_config(settings, model), model.pin, model.preload or not index, model.memory)
@@ -84,4 +87,21 @@ def _config(settings: Settings, model: Served) -> EngineConfig:
         schema_seconds=settings.schema_seconds,
         max_images=settings.media.max_images,
         kind=model.kind,
+        adapters=_adapters(settings) if model.kind == "generate" else None,
+    )
+
+
+def _adapters(settings: Settings) -> AdapterOptions | None:
+    own = settings.adapters
+    if not own.active:
+        return None
+    return AdapterOptions(
+        directory=(settings.state_dir / "adapters").resolve(),
+        batch=own.batch,
+        resident=own.resident,
+        max_rank=own.max_rank,
+        max_bytes=own.max_bytes,
+        resident_bytes=own.resident_bytes,
+        max_registered=own.max_registered,
+        wait=own.wait,
     )

@@ -317,6 +317,16 @@ def adapter_unavailable(retry_after: float, *, broken: bool = False) -> ApiError
     )
 
 
+def adapter_not_found() -> ApiError:
+    """No adapter of this name, or none that the caller may know of: 404."""
+    return ApiError(404, "No such adapter.", code="adapter_not_found", param="name")
+
+
+def conflict(message: str, *, code: str, param: str) -> ApiError:
+    """What is asked for stands against what there is: 409."""
+    return ApiError(409, message, code=code, param=param)
+
+
 def adapter_in_use(running: int) -> ApiError:
     """Requests run on an adapter that is to be removed: 409."""
     return ApiError(

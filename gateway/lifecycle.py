@@ -111,6 +111,7 @@ class Gateway:
         """Bring gauges up to date before a scrape."""
         assert self._server is not None
         self._metrics.engine_state(self._engine.state())
+        self._metrics.adapters(self._engine.adapters())
         self._metrics.gate(queued=self._gate.queued, bound=self._gate.bound)
         self._metrics.connections.set(self._server.connections)
         self._metrics.loop_lag_max.set(self._lag_window.max)

@@ -18,6 +18,7 @@ from msgspec import structs
 
 from engine.types import (
     AdapterHold,
+    AdapterNotFound,
     Constraint,
     DeltaSink,
     Engine,
@@ -476,8 +477,8 @@ class Pipeline:
         adapter = self._adapters.named(name)
         if adapter is None or not adapter.open_to(principal) or (model := self._known(adapter.model)) is None:
             raise model_not_found()
-        if not adapter.ready:
-            raise adapter_unavailable(ADAPTER_RETRY_SECONDS)
+        if not adapter.ready and (adapter.broken or model.state is ModelState.READY):
+            raise adapter_unavailable(ADAPTER_RETRY_SECONDS, broken=adapter.broken)
         return replace(model, adapter=adapter.name)
 
     def _known(self, name: str) -> ModelInfo | None:
@@ -600,6 +601,14 @@ class Pipeline:
         except EngineError as error:
             raise from_engine(error, prompt_param=job.prompt_param) from error
 
+    async def _hold_adapter(self, model: str, adapter: str) -> AdapterHold:
+        try:
+            return await self._engine.hold_adapter(model, adapter)
+        except AdapterNotFound:
+            # A model that was not in memory a moment ago does not know its adapters yet.
+            await self._adapters.bring(adapter)
+            return await self._engine.hold_adapter(model, adapter)
+
     @asynccontextmanager
     async def _holding_adapter(self, job: Job[Any]) -> AsyncIterator[Job[Any]]:
         """``job`` with its adapter in the engine: whoever waits for one that is cold takes no slot meanwhile."""
@@ -607,7 +616,7 @@ class Pipeline:
             yield job
             return
         try:
-            hold = await self._engine.hold_adapter(job.model.id, job.model.adapter)
+            hold = await self._hold_adapter(job.model.id, job.model.adapter)
         except EngineError as error:
             raise from_engine(error, prompt_param=job.prompt_param) from error
         try:

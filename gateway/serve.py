@@ -81,7 +81,7 @@ def run(settings: Settings) -> int:
     logs = _install_logs(settings, metrics)
     try:
         with _accounts(settings, secret, metrics) as (ledger, store):
-            engine = build_pool(settings, served)
+            engine = build_pool(settings, served, metrics)
             parts = Parts(secret, ledger, store, logs, metrics)
             status: int = uvloop.run(_serve(settings, served[0], engine, parts, made_key))
             return status

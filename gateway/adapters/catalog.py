@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
 from gateway.access.principal import Principal
@@ -12,7 +12,7 @@ from gateway.access.principal import Principal
 class Adapter:
     """An adapter of ``model``. ``tenant``: whose it is, None: everybody's. ``created`` is Unix seconds.
 
-    ``ready``: the engine knows it. One that is not yet, or whose files are bad, keeps its name all the same.
+    ``ready``: the engine knows it. One that is not yet, or is ``broken``, keeps its name all the same.
     """
 
     name: str
@@ -21,6 +21,7 @@ class Adapter:
     created: int = 0
     enabled: bool = True
     ready: bool = True
+    broken: bool = False
 
     @property
     def id(self) -> str:
@@ -37,11 +38,17 @@ class Adapter:
         )
 
 
+async def _nobody(_name: str) -> None:
+    """Nobody can."""
+
+
 class AdapterCatalog:
     """Names are unique over all models. Used on the event loop's thread."""
 
     def __init__(self, adapters: Iterable[Adapter] = ()) -> None:
         self._by_name = {adapter.name: adapter for adapter in adapters}
+        #: Gives the engine an adapter that it should have; set by whoever can. Raises EngineError kinds.
+        self.bring: Callable[[str], Awaitable[None]] = _nobody
 
     def __len__(self) -> int:
         """How many there are."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from importlib import metadata
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from engine.types import EngineState, Phase
+from engine.types import AdapterInfo, EngineState, Phase
 from gateway.observability.tenants import TenantMetrics
 
 _DURATION = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
@@ -153,6 +153,23 @@ class Metrics:
         self._adapter_tokens = Counter(
             "sluice_adapter_tokens", "Tokens of settled requests.", ["model", "adapter", "kind"], registry=registry
         )
+        self._adapter_loads = Counter(
+            "sluice_adapter_loads", "Adapters brought into the engine.", ["outcome"], registry=registry
+        )
+        self._adapter_load = Histogram(
+            "sluice_adapter_load_seconds", "Bringing one adapter into the engine.", buckets=_DURATION, registry=registry
+        )
+        self._adapter_wait = Histogram(
+            "sluice_adapter_wait_seconds", "Wait of requests for an adapter that was not in the engine.",
+            buckets=_DURATION, registry=registry,
+        )  # fmt: skip
+        self._adapter_evictions = Counter(
+            "sluice_adapter_evictions", "Adapters that made room for others.", registry=registry
+        )
+        self._adapters = Gauge("sluice_adapters", "Adapters that may be named.", ["state"], registry=registry)
+        self._adapter_bytes = Gauge(
+            "sluice_adapters_resident_bytes", "Bytes of weights of adapters in the engine.", registry=registry
+        )
         self._adapter_labels = BoundedLabels(MAX_ADAPTER_LABELS)
         self.responses_lost = Counter(
             "sluice_responses_lost", "Responses that were to be kept and could not be.", registry=registry
@@ -250,6 +267,25 @@ class Metrics:
         """See :class:`gateway.limits.decide.LimitObserver`."""
         self._limit_store.set(available)
         self._limit_pending.set(pending)
+
+    def adapter_loaded(self, seconds: float, *, good: bool) -> None:
+        """See :class:`engine.adapters.residency.LoraObserver`."""
+        self._adapter_loads.labels("good" if good else "failed").inc()
+        self._adapter_load.observe(seconds)
+
+    def adapter_evicted(self) -> None:
+        """See :class:`engine.adapters.residency.LoraObserver`."""
+        self._adapter_evictions.inc()
+
+    def adapter_waited(self, seconds: float) -> None:
+        """See :class:`engine.adapters.residency.LoraObserver`."""
+        self._adapter_wait.observe(seconds)
+
+    def adapters(self, infos: Sequence[AdapterInfo]) -> None:
+        """Set the adapters' gauges."""
+        for state in ("cold", "loading", "resident", "broken"):
+            self._adapters.labels(state).set(sum(1 for info in infos if info.state == state))
+        self._adapter_bytes.set(sum(info.size for info in infos if info.state == "resident"))
 
     def usage_shipped(self, rows: int, behind: int) -> None:
         """See :class:`gateway.usage.shipper.ShipperObserver`."""

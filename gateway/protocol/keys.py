@@ -48,7 +48,8 @@ def _tenant(value: str) -> str:
     return value
 
 
-def _adapter(value: str) -> str:
+def adapter_name(value: str) -> str:
+    """The name of an adapter, checked. Raises inside of pydantic only."""
     if not _ADAPTER.fullmatch(value):
         raise bad_value("Expected 1 to 64 of the characters A-Z a-z 0-9 _ -").within()
     return value
@@ -83,7 +84,7 @@ Tenant = Annotated[str, AfterValidator(_tenant)]
 Scopes = Annotated[list[ScopeName], Field(fail_fast=True, min_length=1, max_length=16)]
 Models = Annotated[list[Name], Field(fail_fast=True, min_length=1, max_length=MAX_ALLOWED_NAMES)]
 Adapters = Annotated[
-    list[Annotated[str, AfterValidator(_adapter)]], Field(fail_fast=True, max_length=MAX_ALLOWED_NAMES)
+    list[Annotated[str, AfterValidator(adapter_name)]], Field(fail_fast=True, max_length=MAX_ALLOWED_NAMES)
 ]
 Labels = Annotated[Mapping[str, str | None], PlainValidator(_labels, json_schema_input_type=dict[str, str | None])]
 Weight = Annotated[float, Field(ge=0.01, le=100.0)]

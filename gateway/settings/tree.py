@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 
 from gateway.settings.access import AccessSettings, JwtSettings
 from gateway.settings.accounts import CacheSettings, LedgerSettings, StoreSettings, UsageSettings
+from gateway.settings.adapters import AdapterSettings
 from gateway.settings.agent import AgentSettings
 from gateway.settings.guard import GuardSettings
 from gateway.settings.http import HttpSettings
@@ -30,7 +31,9 @@ MIN_SECRET_LENGTH: Final = 32
 MAX_FILE_BYTES: Final = 1024 * 1024
 MAX_VALUES: Final = 100_000
 #: Variables of ours that are not settings: they find the settings, or belong to set-up and engine processes.
-OTHER_VARIABLES: Final = frozenset({"SLUICE_CONFIG", "SLUICE_EXTRA", "SLUICE_GATEWAY_PID", "SLUICE_ENGINE_LOG"})
+OTHER_VARIABLES: Final = frozenset(
+    {"SLUICE_CONFIG", "SLUICE_EXTRA", "SLUICE_GATEWAY_PID", "SLUICE_ENGINE_LOG", "SLUICE_CPU_LORA", "SLUICE_URL"}
+)
 
 
 class Settings(BaseSettings):
@@ -92,6 +95,7 @@ class Settings(BaseSettings):
     guard: GuardSettings = GuardSettings()
     responses: ResponseSettings = ResponseSettings()
     agent: AgentSettings = AgentSettings()
+    adapters: AdapterSettings = AdapterSettings()
     engine: dict[str, Any] = Field({}, description="vLLM's engine arguments by their own names.")
     models: list[ModelSettings] = Field([], description="More models, each with its own engine (docs/models.md).")
     pool: PoolSettings = PoolSettings()

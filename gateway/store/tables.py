@@ -121,3 +121,21 @@ responses: Final = Table(
     Column("items", LargeBinary, nullable=False),
     Index("responses_tenant_created", "tenant", "created_at"),
 )
+
+#: Adapters registered at run time. ``sha256`` is of the content that is meant, ``source_sha256`` of an archive;
+#: ``tenant`` None: everybody's. Times are Unix seconds.
+adapters: Final = Table(
+    "adapters",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("model", String(256), nullable=False),
+    Column("source", Text, nullable=False),
+    Column("source_sha256", String(64)),
+    Column("source_revision", String(256)),
+    Column("sha256", String(64)),
+    Column("tenant", String(128)),
+    Column("pinned", Boolean, nullable=False),
+    Column("enabled", Boolean, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("created_by", String(128), nullable=False),
+)

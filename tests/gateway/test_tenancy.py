@@ -104,6 +104,8 @@ async def test_scopes_are_as_documented(live: Live) -> None:
     for method, path, scope in routes_of(live.gateway):
         if path.startswith("/v1/admin/"):
             assert scope is Scope.ADMIN
+        elif path.startswith("/v1/adapters") and method != "GET":
+            assert scope is Scope.TRAINING
         elif method == "POST" or (method, path) == ("DELETE", "/v1/responses/{response_id}"):
             assert scope is Scope.INFERENCE
         else:

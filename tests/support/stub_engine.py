@@ -18,6 +18,7 @@ from engine.types import (
     AdapterInfo,
     AdapterInUse,
     AdapterNotFound,
+    AdapterRefused,
     AdapterSpec,
     Classes,
     Constraint,
@@ -259,6 +260,8 @@ class StubEngine:
 
     async def load_adapter(self, spec: AdapterSpec) -> AdapterInfo:
         self._check_model(spec.model)
+        if not spec.path:
+            raise AdapterRefused("no copy")
         sha256 = sha256_of(spec.path.encode()).hexdigest()
         info = AdapterInfo(spec.model, spec.name, sha256, 8, 1024, 1_700_000_000, "resident", spec.pinned)
         self._adapters[spec.name] = info
