@@ -430,7 +430,7 @@ def content_policy_violation(verdicts: tuple[ErrorVerdict, ...], *, param: str |
     risks = ", ".join(dict.fromkeys(verdict.risk for verdict in verdicts))
     return ApiError(
         400,
-        f"The content was blocked by this server's guard ({risks}).",
+        f"The content was blocked by this server's guard{f' ({risks})' if risks else ''}.",
         code="content_policy_violation",
         param=param,
         verdicts=verdicts,

@@ -8,7 +8,7 @@ from typing import Any, Final
 import orjson
 
 from engine.types import Delta, Segment
-from gateway.errors import ApiError
+from gateway.errors import ApiError, content_policy_violation
 from gateway.protocol.encode import DONE, KEEP_ALIVE, Choice, Usage, sse
 from gateway.protocol.transcription import ResponseFormat, Task
 from gateway.speech.languages import name_of
@@ -66,6 +66,7 @@ class TranscriptEncoder:
         self._form = form
         self._transcript = transcript
         self._streamed: list[str] = []
+        self._cut = False
 
     # -- streams ------------------------------------------------------------------------------------------------
 
@@ -86,10 +87,13 @@ class TranscriptEncoder:
 
     def delta(self, delta: Delta) -> bytes:
         """See :class:`Encoder`."""
+        self._cut = self._cut or delta.finish_reason == "content_filter"
         return self.text(delta.text)
 
     def closing(self, usage: Usage) -> bytes:
-        """See :class:`Encoder`."""
+        """See :class:`Encoder`. A transcript has no word for having been cut, so that is an error."""
+        if self._cut:
+            return self.failed(_cut())
         done = {"type": "transcript.text.done", "text": "".join(self._streamed), "usage": self._tokens(usage)}
         return sse(orjson.dumps(done)) + DONE
 
@@ -100,7 +104,9 @@ class TranscriptEncoder:
     # -- whole answers ------------------------------------------------------------------------------------------
 
     def whole(self, choices: Sequence[Choice], usage: Usage) -> bytes:
-        """See :class:`Encoder`."""
+        """See :class:`Encoder`. Raises :class:`ApiError` for a transcript that the guard has cut."""
+        if choices[0].finish_reason == "content_filter":
+            raise _cut()
         segments = self._transcript.reworded(choices[0].text)
         text = choices[0].text.strip()
         match self._form:
@@ -132,6 +138,10 @@ class TranscriptEncoder:
             "output_tokens": usage.completion_tokens,
             "total_tokens": usage.prompt_tokens + usage.completion_tokens,
         }
+
+
+def _cut() -> ApiError:
+    return content_policy_violation((), param=None)
 
 
 def _segment(number: int, segment: Segment) -> dict[str, Any]:

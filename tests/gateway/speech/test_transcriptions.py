@@ -14,7 +14,7 @@ import pytest
 from gateway.usage.records import Settled
 from tests.support.gateways import Live, eventually, running
 from tests.support.sounds import RATE, encoded, float_wav, tone, wav_header
-from tests.support.stub_engine import StubEngine
+from tests.support.stub_engine import StubConfig, StubEngine
 
 SOUND = encoded(tone(5.0))
 PATH = "/v1/audio/transcriptions"
@@ -295,10 +295,51 @@ async def test_the_deadline(live: Live) -> None:
 
 
 async def test_more_sounds_than_there_is_room_for(tmp_path: Path) -> None:
-    from tests.support.stub_engine import StubConfig
-
     engine = StubEngine(StubConfig(speech_model="ear"))
     async with running(engine, tmp_path, speech={"max_spool_bytes": 1 << 20, "max_seconds": 60.0}) as live:
         answer = await post(live)
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "engine_overloaded")
     assert "retry-after" in answer.headers
+
+
+GUARDED = {
+    "evaluators": [{"kind": "rules", "patterns": {"planted": "Second 2"}, "secrets": False, "pii": False}],
+    "policy": {"output": True},
+}
+
+
+@pytest.mark.parametrize("form", ["json", "srt", "verbose_json"])
+async def test_the_guard_reads_what_was_heard(tmp_path: Path, form: str) -> None:
+    engine = StubEngine(StubConfig(speech_model="ear"))
+    async with running(engine, tmp_path, guard=GUARDED) as live:
+        answer = await post(live, response_format=form)
+        assert (await post(live, encoded(tone(1.0)))).json()["text"] == "Second 0."
+    refused(answer, 400, None, "content_policy_violation")
+    assert "Second" not in answer.text
+
+
+async def test_the_guard_cuts_a_stream(tmp_path: Path) -> None:
+    engine = StubEngine(StubConfig(speech_model="ear"))
+    async with running(engine, tmp_path, guard=GUARDED) as live:
+        answer = await post(live, stream="true")
+    assert "Second 2" not in answer.text
+    assert "content_policy_violation" in answer.text
+    assert "[DONE]" not in answer.text
+    assert "transcript.text.done" not in answer.text
+
+
+async def test_the_guard_reads_the_prompt(tmp_path: Path) -> None:
+    async with running(StubEngine(StubConfig(speech_model="ear")), tmp_path, guard=GUARDED) as live:
+        refused(await post(live, prompt="Second 2, again"), 400, "prompt", "content_policy_violation")
+
+
+async def test_the_guard_takes_out_what_was_heard(tmp_path: Path) -> None:
+    policy = {"policy": {"output": True, "action": "redact"}}
+    async with running(StubEngine(StubConfig(speech_model="ear")), tmp_path, guard={**GUARDED, **policy}) as live:
+        answer = await post(live, response_format="verbose_json")
+    body = answer.json()
+    assert answer.status_code == 200, answer.text
+    assert "Second 2" not in answer.text
+    assert body["text"].startswith("Second 0.")
+    assert [segment["text"].strip() for segment in body["segments"]] == [body["text"]]
+    assert (body["segments"][0]["start"], body["segments"][0]["end"]) == (0.0, 5.0)
