@@ -418,3 +418,19 @@ async def test_settings_that_cannot_be_are_refused_at_start(tmp_path: Path, guar
     with pytest.raises(SettingsError, match=said):
         async with running(StubEngine(), tmp_path, guard=guard):
             pass
+
+
+async def test_what_was_kept_before_there_was_a_guard_is_judged_when_it_is_continued(tmp_path: Path) -> None:
+    guard = {"evaluators": [RULES], "policy": {"input": False}}
+    kept = {"store": True}
+    async with running(StubEngine(), tmp_path, with_store=True, guard=guard, responses=kept) as live:
+        client = client_of(live)
+        first = await client.post("/v1/responses", {"model": "stub", "input": f"a {BAD}", "max_output_tokens": 16})
+        assert first is not None
+        assert first.status == 200, first.body
+        await client.request("PUT", "/v1/admin/guard", {})
+        again = {"model": "stub", "input": "go on", "previous_response_id": first.json()["id"]}
+        answer = await client.post("/v1/responses", again)
+        assert answer is not None
+        assert answer.status == 400
+        assert answer.json()["error"]["code"] == "content_policy_violation"
