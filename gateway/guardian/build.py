@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Final
@@ -35,6 +36,8 @@ from gateway.settings.section import SettingsError
 from gateway.store.audit import AuditEntry
 from gateway.usage.ledger import Ledger
 
+log = logging.getLogger("sluice.guardian")
+
 #: The embedded demonstration guard: its model, what its labels show, and how many characters it was trained to read.
 SAMPLE_MODEL: Final = "guard-minilm"
 SAMPLE_LABELS: Final = {"jailbreaking": "jailbreaking"}
@@ -51,6 +54,8 @@ def build_guardian(
 ) -> Guardian | None:
     """The configured guard; None if there is no evaluator. Raises :class:`SettingsError`."""
     if not settings.evaluators:
+        if settings.model_fields_set:
+            log.warning("guard: no evaluator is configured, so nothing is checked")
         return None
     observer = GuardMetrics(metrics.registry)
     evaluators = [build_evaluator(each, engine, worker, ledger) for each in settings.evaluators]

@@ -14,6 +14,8 @@ from typing import Any
 import httpx
 import pytest
 
+from engine.types import AdapterSpec
+from gateway.adapters.catalog import Adapter
 from gateway.guardian.check import GuardPolicy
 from tests.gateway.guardian.conftest import BAD
 from tests.support.client import Client, Stream
@@ -433,6 +435,32 @@ async def test_by_policy_a_cut_stream_ends_in_an_error(tmp_path: Path) -> None:
         whole = await sent(live, "/v1/chat/completions", CHAT.plain())
         assert whole.status == 400
         assert "content_policy_violation" in raw(whole)
+
+
+async def with_adapter(live: Live) -> None:
+    """An adapter ``ad`` of the stub, known to engine and gateway."""
+    await live.engine.load_adapter(AdapterSpec("stub", "ad", "/nowhere"))
+    live.gateway._pipeline._adapters.put(Adapter("ad", "stub"))  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("path", [path for path, row in ROWS.items() if row.speaks])
+@pytest.mark.parametrize("name", ["stub:ad", "ad"])
+async def test_adapters(tmp_path: Path, path: str, name: str) -> None:
+    row = ROWS[path]
+    async with running(PlantedEngine(SCRIPTS["split across two tokens"]), tmp_path, guard=guarded("output")) as live:
+        await with_adapter(live)
+        for stream in (False, True):
+            answer = await sent(live, path, {**varied(row, row.plain(), stream, 1, tools=False), "model": name})
+            assert answer.status == 200, answer.body
+            assert all(BAD not in text for text in shown(answer))
+    off = {**guarded("input"), "policy": {"input": False}, "models": {"stub:ad": {"input": True}}}
+    async with running(PlantedEngine(Script([FINE])), tmp_path / "input", guard=off) as live:
+        await with_adapter(live)
+        plant = next(iter(row.plants.values()))
+        blocked = await sent(live, path, {**plant(BAD), "model": name})
+        assert blocked.status == 400, blocked.body
+        assert row.code in raw(blocked)
+        assert (await sent(live, path, plant(BAD))).status == 200, "the policy is the adapter's only"
 
 
 async def hear(live: Live, path: str, **fields: str) -> httpx.Response:
