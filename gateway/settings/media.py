@@ -18,7 +18,7 @@ class MediaSettings(Section):
         [], description="Networks that may be connected to although they are not public, such as 10.1.0.0/16."
     )
     allowed_ports: list[int] = Field([80, 443], min_length=1, description="Ports that may be connected to.")
-    max_images: int = Field(16, ge=1, description="Images of one request.")
+    max_images: int = Field(16, ge=0, description="Images of one request; 0: no model takes any.")
     image_bytes: int = Field(20 * 2**20, ge=1, description="Bytes of one image.")
     request_bytes: int = Field(64 * 2**20, ge=1, description="Bytes of all images of one request.")
     request_pixels: int = Field(40_000_000, ge=1, description="Pixels of all images of one request, once decoded.")

@@ -9,6 +9,7 @@ import pytest
 
 from engine.types import Image
 from gateway.errors import ApiError
+from gateway.guardian.check import Passage
 from gateway.protocol.chat import ChatCompletionRequest, parse_chat
 from gateway.protocol.sampling import RequestBounds
 from gateway.protocol.tokenize import parse_tokenize
@@ -56,7 +57,7 @@ def test_keeps_texts_and_images_in_order() -> None:
     request = parse([{"role": "system", "content": "s"}, *talk(TEXT, IMAGE, image(detail="low"), TEXT)])
     assert [each.param for each in request.images()] == [f"messages[1].content[{n}].image_url.url" for n in (1, 2)]
     assert [each.detail for each in request.images()] == ["auto", "low"]
-    assert request.texts() == ["s", "What is this?", "What is this?"]
+    assert list(request.texts()) == [Passage("s", "system"), *[Passage("What is this?", "user")] * 2]
     cat, dog = Image(1, 1, b"cat"), Image(1, 1, b"dog")
     said = request.conversation({(URL, "auto"): cat, (URL, "low"): dog}).messages[1]
     assert said.content == ("What is this?", cat, dog, "What is this?")
@@ -82,6 +83,12 @@ def test_so_many_and_no_more() -> None:
         with pytest.raises(ApiError) as caught:
             parse(messages, bounds)
         assert (caught.value.body.param, caught.value.code) == ("messages", "too_many_images")
+
+
+def test_none_at_all() -> None:
+    with pytest.raises(ApiError) as caught:
+        parse(talk(IMAGE), RequestBounds(max_images=0))
+    assert caught.value.code == "too_many_images"
 
 
 def test_the_same_for_tokenize() -> None:
