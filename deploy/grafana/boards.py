@@ -411,6 +411,33 @@ MODELS: Final = Board(
             rare=True,
         ),
         lines(
+            "Adapters in the engine", "bytes", "Bytes of their weights.",
+            ("sum by (instance) (sluice_adapters_resident_bytes{@})", "{{instance}}"),
+        ),
+        lines(
+            "Adapters come and go", "ops", "Loads by outcome, and evictions: many of both, and the cache is small.",
+            ("sum by (outcome) (rate(sluice_adapter_loads_total{@}[$__rate_interval]))", "loaded: {{outcome}}"),
+            ("sum(rate(sluice_adapter_evictions_total{@}[$__rate_interval]))", "evicted"),
+            rare=True,
+        ),
+        lines(
+            "Wait for an adapter", "s", "Of requests whose adapter was not in the engine.",
+            *quantiles("sluice_adapter_wait_seconds"), rare=True,
+        ),
+        lines(
+            "Time to load an adapter", "s", "Into the engine.", *quantiles("sluice_adapter_load_seconds"), rare=True,
+        ),
+        lines(
+            "Agents", "ops", "Runs by why they stopped, and turns of the model.",
+            ("sum by (reason) (rate(sluice_agent_runs_total{@}[$__rate_interval]))", "{{reason}}"),
+            ("sum(rate(sluice_agent_steps_total{@}[$__rate_interval]))", "turns"),
+            rare=True,
+        ),
+        lines(
+            "Server-side tools", "s", "Time of a call, by tool.",
+            *quantiles("sluice_agent_tool_seconds", "tool"), rare=True,
+        ),
+        lines(
             "Images", "ops", "Images of requests, by where they were and what came of them.",
             (
                 "sum by (source, outcome) (rate(sluice_images_total{@}[$__rate_interval]))",

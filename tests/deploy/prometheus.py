@@ -126,7 +126,7 @@ class Observed:
 
 
 @contextmanager
-def observed(model: Path, directory: Path, seconds: float = 25.0) -> Iterator[Observed]:
+def observed(model: Path, directory: Path, seconds: float = 20.0) -> Iterator[Observed]:
     """A real `sluice serve` under every kind of load at once for ``seconds``, scraped all the while."""
     redis = RedisServer(directory).start()
     settings = {
