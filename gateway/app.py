@@ -122,7 +122,7 @@ def create_app(
     )
     books = ObservedLedger(ledger, _count_for_tenants(settings, metrics))
     audit = store.audit.record if store is not None else unaudited
-    guardian = build_guardian(settings.guard, engine, metrics, audit, worker, books)
+    guardian = build_guardian(settings.guard, engine, metrics, audit, books)
     pipeline = Pipeline(
         engine=engine,
         adapters=adapters.catalog,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Final
 
 from engine.types import Engine
@@ -42,6 +42,8 @@ log = logging.getLogger("sluice.guardian")
 SAMPLE_MODEL: Final = "guard-minilm"
 SAMPLE_LABELS: Final = {"jailbreaking": "jailbreaking"}
 SAMPLE_WINDOW: Final = 400
+#: Threads on which long texts are searched.
+WORKERS: Final = 2
 
 
 def build_guardian(
@@ -49,7 +51,6 @@ def build_guardian(
     engine: Engine,
     metrics: Metrics,
     audit: Callable[[AuditEntry], None],
-    worker: Executor,
     ledger: Ledger,
 ) -> Guardian | None:
     """The configured guard; None if there is no evaluator. Raises :class:`SettingsError`."""
@@ -58,13 +59,15 @@ def build_guardian(
             log.warning("guard: no evaluator is configured, so nothing is checked")
         return None
     observer = GuardMetrics(metrics.registry)
+    # Apart from the gateway's other threads: a large text must not hold up the decoding of bodies.
+    worker = ThreadPoolExecutor(WORKERS, thread_name_prefix="sluice-guard")
     evaluators = [build_evaluator(each, engine, worker, ledger) for each in settings.evaluators]
     seats = [Seat(each, settings.concurrency, observer) for each in evaluators]
     panel = Panel(seats, FindingCache(settings.cache_entries), observer)
     check_risks(settings.policies(), panel)
     court = Court(panel, observer, audit, keep_text=settings.audit_text)
     declared = GuardPolicies(**{name: getattr(settings, name) for name in GuardPolicies.model_fields})
-    return Guardian(court, engine, declared)
+    return Guardian(court, engine, declared, worker)
 
 
 def build_evaluator(settings: EvaluatorSettings, engine: Engine, worker: Executor, ledger: Ledger) -> Evaluator:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import Executor
 from typing import Any, Final
 
 from engine.types import Engine
@@ -25,13 +26,20 @@ class Guardian:
     """A :class:`gateway.guardian.check.Guard` and a :class:`gateway.lifecycle.Service`. Use from one event loop."""
 
     def __init__(
-        self, court: Court, engine: Engine, declared: GuardPolicies, *, chance: Callable[[], float] = random.random
+        self,
+        court: Court,
+        engine: Engine,
+        declared: GuardPolicies,
+        worker: Executor,
+        *,
+        chance: Callable[[], float] = random.random,
     ) -> None:
         self.court = court
         #: The policies as they were declared, and as they are applied; both may be replaced while requests run.
         self.declared = declared
         self.policies: PolicySet = declared.policies()
         self._engine = engine
+        self._worker = worker
         self._chance = chance
         self._unwatched = Unwatched()
         self._background: set[asyncio.Task[None]] = set()
@@ -86,6 +94,7 @@ class Guardian:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
         await self.court.panel.close()
+        self._worker.shutdown(wait=False, cancel_futures=True)
 
     def degraded(self) -> Sequence[str]:
         """See :class:`gateway.lifecycle.Service`."""

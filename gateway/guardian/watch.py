@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from types import TracebackType
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from engine.types import DeltaSink, Engine
 from gateway.guardian.check import Outlet, Passage, Passages, Subject, TokenPassage
@@ -20,6 +20,9 @@ from gateway.guardian.tap import Tap
 from gateway.guardian.verdicts import Content
 
 R = TypeVar("R")
+
+#: Characters of the question that an answer is judged with; it was judged itself as input.
+MAX_PROMPT: Final = 2000
 
 Background = Callable[[Coroutine[object, object, None]], None]
 
@@ -75,7 +78,7 @@ class RequestWatch:
     def over(self, passages: Callable[[], Passages]) -> AbstractAsyncContextManager[object]:
         """See :class:`gateway.guardian.check.Watch`."""
         if self._policy.output:
-            self._prompt = _last_of_user(passages())
+            self._prompt = _last_of_user(passages())[-MAX_PROMPT:]
         if self._holds_input:
             return _Meanwhile(self._check(passages()), self._lift)
         if self._policy.input and self._policy.action == "shadow" and self._looked_at:

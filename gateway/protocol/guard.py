@@ -18,12 +18,15 @@ from gateway.protocol.validation import (
     empty_string,
     first_problem,
     missing,
+    string_too_long,
     unsupported,
     wrong_type,
 )
 
 MAX_BATCH: Final = 256
 MAX_RISKS: Final = 64
+#: Characters of one text.
+MAX_TEXT: Final = 200_000
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -35,9 +38,11 @@ class _Body(BaseModel):
 class GuardInput(_Body):
     """What is judged: the assistant's answer if there is one, else the user's text."""
 
-    user: str = Field(min_length=1, description="What the user said.")
-    assistant: str | None = Field(None, description="What the assistant answered.")
-    context: str | None = Field(None, description="What the answer should come from; needs `assistant`.")
+    user: str = Field(min_length=1, max_length=MAX_TEXT, description="What the user said.")
+    assistant: str | None = Field(None, max_length=MAX_TEXT, description="What the assistant answered.")
+    context: str | None = Field(
+        None, max_length=MAX_TEXT, description="What the answer should come from; needs `assistant`."
+    )
 
 
 class _Question(_Body):
@@ -150,6 +155,8 @@ def _moderated(value: object, at: str) -> str:
 def _filled(text: str, at: str = "") -> str:
     if not text:
         raise empty_string().within(at)
+    if len(text) > MAX_TEXT:
+        raise string_too_long(MAX_TEXT, len(text)).within(at)
     return text
 
 

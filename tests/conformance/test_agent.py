@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from tests.conformance.contract import events_of
-from tests.support.gateways import Live, Threaded, listen
+from tests.support.gateways import Borrowed, Live, Threaded, listen
 from tests.support.tool_server import ToolServer, tool_server
 
 pytestmark = pytest.mark.engine
@@ -21,20 +21,6 @@ PARAMETERS = {
     "required": ["city"],
     "additionalProperties": False,
 }
-
-
-class Borrowed:
-    """The session's engine for one more gateway, which does not own it."""
-
-    def __init__(self, engine: Any) -> None:
-        self._engine = engine
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._engine, name)
-
-    async def start(self) -> None: ...
-
-    async def stop(self) -> None: ...
 
 
 @pytest.fixture(scope="module")

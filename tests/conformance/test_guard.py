@@ -10,27 +10,13 @@ import pytest
 from gateway.guardian.model import GUARDIAN
 from gateway.usage.records import Settled
 from tests.support.client import Client
-from tests.support.gateways import KEY, Live, Threaded, eventually, listen
+from tests.support.gateways import KEY, Borrowed, Live, Threaded, eventually, listen
 
 pytestmark = pytest.mark.engine
 
 MODEL = "smollm2-135m-instruct"
 CHAT = "/v1/chat/completions"
 QUESTION = "What is the capital of France? Answer with one word."
-
-
-class Borrowed:
-    """The session's engine, which this gateway must neither start nor stop."""
-
-    def __init__(self, engine: Any) -> None:
-        self._engine = engine
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._engine, name)
-
-    async def start(self) -> None: ...
-
-    async def stop(self) -> None: ...
 
 
 @pytest.fixture(scope="module")

@@ -96,6 +96,20 @@ async def running(engine: Engine, state_dir: Path, **flags: Any) -> AsyncIterato
             live.store.close(5.0)
 
 
+class Borrowed:
+    """The session's engine for one more gateway, which does not own it."""
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+
 class LoopThread:
     """An event loop of its own thread, as the real process has it, so that slow tests do not hold it up."""
 
