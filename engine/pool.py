@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from engine.config import EngineConfig
 from engine.dispatch import Dispatch
 from engine.memory import expected_bytes, taken_bytes, trim
-from engine.resident import ModelSpec, Resident
+from engine.resident import LoadStep, ModelSpec, Resident
 from engine.types import (
     EngineState,
     EngineUnavailable,
@@ -206,11 +206,13 @@ class ModelPool(Dispatch):
     async def load(self, model: str) -> None:
         """See :class:`engine.types.Engine`."""
         resident = self._resident(model)
-        await _ended(resident.unloader)
-        if resident.state is ModelState.READY and resident.phase is Phase.FAILED:
-            await self._take_out(resident, ModelState.COLD)
-        if resident.state is not ModelState.READY:
-            await self._await_load(resident)
+        while resident.state is not ModelState.READY or resident.phase is Phase.FAILED:
+            if resident.unloader is not None:
+                await _ended(resident.unloader)
+            elif resident.state is ModelState.READY:
+                await self._take_out(resident, ModelState.COLD)
+            else:
+                await self._await_load(resident)
 
     async def _brought(self, resident: Resident) -> None:
         """Wait, as the policy allows, until ``resident`` is READY. Raises :class:`ModelUnavailable`."""
@@ -250,36 +252,41 @@ class ModelPool(Dispatch):
         if resident.loader is None:
             # At once, so that nobody sees a state in which nothing seems to happen.
             resident.loading_since = time.monotonic()
+            resident.load_step = LoadStep.NOT_BEGUN
             resident.enter(ModelState.LOADING)
             resident.loader = asyncio.create_task(self._load(resident), name=f"load {resident.name}")
             resident.loader.add_done_callback(_retrieved)
         return resident.loader
 
     async def _load(self, resident: Resident) -> None:
-        outcome = "failed"
+        resident.load_step = LoadStep.UNDER_WAY
+        outcome, failure = "loaded", None
         try:
             await self._make_room(resident)
             await self._start(resident)
-            outcome = "loaded"
         except asyncio.CancelledError:
-            outcome = "cancelled"
-            await self._discard(resident, ModelState.UNLOADED, None)
-            raise self._unavailable(resident) from None
-        except ModelUnavailable:
-            outcome = "no_room"
-            await self._discard(resident, ModelState.COLD, "no memory was free")
-            raise
-        except Exception as error:
-            resident.retry_at = time.monotonic() + self._policy.failed_pause
-            await self._discard(resident, ModelState.FAILED, str(error))
-            if not isinstance(error, EngineUnavailable):
-                log.exception("model %s could not be loaded", resident.name)
-            raise ModelUnavailable(
-                str(error), state=ModelState.FAILED, retry_after=self._policy.failed_pause
-            ) from error
-        finally:
-            self._loads[resident.name, outcome] += 1
-            resident.loader = None
+            outcome, failure = "cancelled", ModelUnavailable("it is unloaded", state=ModelState.UNLOADED)
+        except ModelUnavailable as error:
+            outcome, failure = "no_room", error
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is this load's failure, and told to who waits
+            outcome, failure = "failed", self._failed(resident, error)
+        # From here on it cannot be cancelled any more: what is left of it is cleared up.
+        resident.load_step = LoadStep.ENDING
+        self._loads[resident.name, outcome] += 1
+        if failure is not None:
+            await self._discard(resident, failure)
+        resident.loader = None
+        if failure is not None:
+            raise failure
+
+    def _failed(self, resident: Resident, error: Exception) -> ModelUnavailable:
+        if not isinstance(error, EngineUnavailable):
+            log.exception("model %s could not be loaded", resident.name)
+        pause = self._policy.failed_pause
+        resident.retry_at = time.monotonic() + pause
+        failure = ModelUnavailable(str(error), state=ModelState.FAILED, retry_after=pause)
+        failure.__cause__ = error
+        return failure
 
     async def _start(self, resident: Resident) -> None:
         resident.runtime = self._make(resident.spec.config)
@@ -289,12 +296,12 @@ class ModelPool(Dispatch):
         resident.last_used = time.monotonic()
         resident.enter(ModelState.READY)
 
-    async def _discard(self, resident: Resident, state: ModelState, detail: str | None) -> None:
+    async def _discard(self, resident: Resident, failure: ModelUnavailable) -> None:
         """What is left of a load that came to nothing."""
         if resident.runtime is not None:
             runtime, resident.runtime = resident.runtime, None
             await runtime.stop()
-        self._forget(resident, state, detail)
+        self._forget(resident, failure.state, None if failure.state is ModelState.UNLOADED else str(failure))
 
     # -- room -----------------------------------------------------------------------------------------------------
 
@@ -353,18 +360,27 @@ class ModelPool(Dispatch):
     async def unload(self, model: str) -> None:
         """See :class:`engine.types.Engine`."""
         resident = self._resident(model)
-        await self._cancel_load(resident)
-        while resident.unloader is not None:
-            resident.evicting = False
-            await asyncio.shield(resident.unloader)
-        if resident.runtime is not None:
-            await self._take_out(resident, ModelState.UNLOADED)
+        # Others may load and unload it meanwhile: the last word counts.
+        while resident.loader is not None or resident.runtime is not None:
+            if resident.loader is not None:
+                await self._cancel_load(resident)
+            elif resident.unloader is not None:
+                resident.evicting = False
+                await asyncio.shield(resident.unloader)
+            else:
+                await self._take_out(resident, ModelState.UNLOADED)
         self._forget(resident, ModelState.UNLOADED, None)
 
     async def _cancel_load(self, resident: Resident) -> None:
-        if resident.loader is not None:
-            resident.loader.cancel()
-            await _ended(resident.loader)
+        while (loader := resident.loader) is not None:
+            if resident.load_step is LoadStep.NOT_BEGUN:
+                # A task that is cancelled before its first step never runs, and would clear nothing up.
+                await asyncio.sleep(0)
+                continue
+            if resident.load_step is LoadStep.UNDER_WAY:
+                resident.load_step = LoadStep.ENDING
+                loader.cancel()
+            await _ended(loader)
 
     async def _take_out(self, resident: Resident, state: ModelState) -> None:
         """Unload, to be ``state`` afterwards. Goes on if the caller is cancelled."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import enum
 import logging
 import time
 from collections.abc import Callable
@@ -28,6 +29,14 @@ class ModelSpec:
     memory: int | None = None
 
 
+class LoadStep(enum.Enum):
+    """How far a load is; it can be cancelled while it is under way only."""
+
+    NOT_BEGUN = enum.auto()
+    UNDER_WAY = enum.auto()
+    ENDING = enum.auto()
+
+
 class Resident:
     """``users`` are requests that hold it or wait for it; ``reserved`` is its part of the budget, in bytes, of which
     ``expected`` were thought to be needed. ``evicting``: it is unloaded for another, not by an administrator.
@@ -49,6 +58,7 @@ class Resident:
         self.size_bytes = 0
         self.load_seconds: float | None = None
         self.loading_since = 0.0
+        self.load_step = LoadStep.NOT_BEGUN
         self.detail: str | None = None
         self.retry_at = 0.0
         self.loader: asyncio.Task[None] | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from engine.types import Engine
@@ -26,7 +26,7 @@ from gateway.adapters.catalog import AdapterCatalog
 from gateway.adapters.desired import AdapterRecords, MemoryRecords
 from gateway.adapters.service import AdapterService
 from gateway.adapters.sources import SourcePolicy, Sources
-from gateway.admission import Gate, GateLimits
+from gateway.admission import Gate, GateLimits, Gates
 from gateway.admission.adaptive import AdaptiveBound
 from gateway.agent.loop import Served
 from gateway.agent.toolbox import AgentMetrics, Toolbox
@@ -106,7 +106,7 @@ def create_app(
     where settings contradict each other, ValueError for a route with a hole.
     """
     worker = ThreadPoolExecutor(2, thread_name_prefix="sluice-worker")
-    gate = _gate(settings, engine, metrics)
+    gate = _gates(settings, engine, metrics)
     gateway = Gateway(settings, engine, gate, metrics, worker)
     keys = _Keys(settings, store, gateway, metrics) if store is not None else None
     shelf = _shelf(settings, store, metrics)
@@ -147,7 +147,7 @@ def create_app(
             *responses.routes(pipeline, shelf),
             *messages.routes(pipeline, engine),
             *pooling.routes(pipeline),
-            *models.routes(pipeline),
+            *models.routes(pipeline, engine),
             *tokenize.routes(pipeline, engine),
             *guard.routes(pipeline, guardian),
             *admin_guard.routes(pipeline, guardian, audit),
@@ -292,25 +292,30 @@ def identity(settings: Settings, jwt: TokenIdentity | None = None, ring: TokenId
     return Identities(kinds)
 
 
-def _gate(settings: Settings, engine: Engine, metrics: Metrics) -> Gate:
+def _gates(settings: Settings, engine: Engine, metrics: Metrics) -> Gates:
     admission, adaptive = settings.admission, settings.admission.adaptive
+    memory_fraction = Sampled(read_fraction)
+    limits = GateLimits(
+        max_running=admission.max_running,
+        max_queue=admission.max_queue,
+        max_wait=admission.max_wait,
+        max_memory=admission.max_memory_fraction,
+        fair_share=admission.fair_share,
+    )
 
     def bound(high: int) -> AdaptiveBound:
         return AdaptiveBound(adaptive.min, adaptive.max or high, adaptive.target_latency, adaptive.target_queue)
 
-    return Gate(
-        GateLimits(
-            max_running=admission.max_running,
-            max_queue=admission.max_queue,
-            max_wait=admission.max_wait,
-            max_memory=admission.max_memory_fraction,
-            fair_share=admission.fair_share,
-        ),
-        memory_fraction=Sampled(read_fraction),
-        slots=lambda: engine.slots(engine.models()[0].id),
-        observer=metrics,
-        adaptive=bound if adaptive.enabled else None,
-    )
+    def make(model: str) -> Gate:
+        return Gate(
+            limits,
+            memory_fraction=memory_fraction,
+            slots=partial(engine.slots, model),
+            observer=metrics,
+            adaptive=bound if adaptive.enabled else None,
+        )
+
+    return Gates([model.id for model in engine.models()], make)
 
 
 def _salts(settings: Settings, secret: DeploymentSecret) -> CacheSalts | None:

@@ -12,14 +12,14 @@ from contextlib import suppress
 from typing import Protocol
 
 from engine.types import Engine
-from gateway.admission import Gate
+from gateway.admission import Gates
 from gateway.errors import invalid_api_key, shutting_down
 from gateway.front import Front
 from gateway.http.server import HttpServer
 from gateway.observability.looplag import LagWindow, LoopLag
 from gateway.observability.metrics import Metrics
 from gateway.pipeline import Pipeline
-from gateway.routes.system import ready_reason
+from gateway.routes.system import ready_reason, unwell
 from gateway.settings import Settings
 
 log = logging.getLogger("sluice.lifecycle")
@@ -59,7 +59,7 @@ class Gateway:
         self,
         settings: Settings,
         engine: Engine,
-        gate: Gate,
+        gate: Gates,
         metrics: Metrics,
         worker: Executor,
     ) -> None:
@@ -105,13 +105,16 @@ class Gateway:
 
     def degraded(self) -> list[str]:
         """What does not work now, though the process serves."""
-        return [word for service in self._services for word in service.degraded()]
+        words = [word for service in self._services for word in service.degraded()]
+        models = self._engine.models()
+        return words + (unwell(models) if len(models) > 1 else [])
 
     def refresh_metrics(self) -> None:
         """Bring gauges up to date before a scrape."""
         assert self._server is not None
         self._metrics.engine_state(self._engine.state())
         self._metrics.adapters(self._engine.adapters())
+        self._metrics.models(self._engine.models(), self._engine.pool())
         self._metrics.gate(queued=self._gate.queued, bound=self._gate.bound)
         self._metrics.connections.set(self._server.connections)
         self._metrics.loop_lag_max.set(self._lag_window.max)

@@ -36,7 +36,7 @@ from gateway.access.door import Door
 from gateway.access.isolation import CacheSalts
 from gateway.access.principal import Principal
 from gateway.adapters.catalog import AdapterCatalog
-from gateway.admission import Gate, Slot, Ticket
+from gateway.admission import Gates, Slot, Ticket
 from gateway.errors import (
     PERMISSION,
     SERVER,
@@ -304,7 +304,7 @@ class Pipeline:
         engine: Engine,
         adapters: AdapterCatalog,
         door: Door,
-        gate: Gate,
+        gate: Gates,
         limits: Limits,
         guard: Guard,
         media: Media,
@@ -727,7 +727,7 @@ class Pipeline:
 
     def _too_late(self, exchange: Exchange) -> ApiError:
         if exchange.life is None or exchange.life.first_token_at is None:
-            return queue_timeout(self._gate.retry_after())
+            return queue_timeout(self._gate.retry_after(exchange.model))
         return ApiError(
             504, "The request's deadline passed during the generation.", code="deadline_exceeded", type=SERVER
         )
@@ -758,6 +758,7 @@ def _ticket(work: Work, principal: Principal, deadline: float) -> Ticket:
         sequences=work.sequences,
         tokens=work.prompt_tokens + work.max_tokens * work.choices,
         deadline=deadline,
+        model=work.model.id,
     )
 
 

@@ -24,7 +24,7 @@ Endpoint = Callable[["Exchange"], Awaitable[None]]
 @dataclass(frozen=True, slots=True)
 class Route:
     """One method on one path. ``path`` is exact; or ends in ``{name}``, which takes the rest, slashes included; or has
-    one ``{name}`` in the middle, which takes one segment.
+    one ``{name}`` in the middle, which takes one segment, or any number with ``slashes``.
 
     ``scope`` None means public: anyone may call it, and ``public`` must say so too. ``request``, ``query``,
     ``response`` and ``stream`` are what the OpenAPI document says of body, query string, answer and events. ``dialect``
@@ -49,6 +49,7 @@ class Route:
     dialect: Dialect = OPENAI
     errors: frozenset[int] = frozenset()
     form: bool = False
+    slashes: bool = False
 
     def check(self) -> None:
         """Raise ValueError if the declaration has a hole."""
@@ -91,7 +92,7 @@ class RouteTable:
             if not (raw_path.startswith(prefix) and raw_path.endswith(suffix)):
                 continue
             rest = _rest(raw_path[len(prefix) : len(raw_path) - len(suffix)])
-            if rest and not (suffix and "/" in rest):
+            if rest and ("/" not in rest or not suffix or any(route.slashes for route in methods.values())):
                 return _by_method(methods, method), rest
         raise unknown_url()
 

@@ -134,10 +134,20 @@ class Gate:
         """
         if self._closed_for is not None:
             raise shutting_down(self._closed_for)
-        if self.queued >= self._places(tenant) and self._full():
+        if self._crowded(tenant):
             raise self._overloaded("The queue is full.", "queue_full")
-        if self._memory_fraction() > self._limits.max_memory:
+        if self._short_of_memory():
             raise self._overloaded("The server is short of memory.", "memory")
+
+    def takes(self, tenant: str | None = None) -> bool:
+        """Whether :meth:`require_open` would raise nothing."""
+        return self._closed_for is None and not self._crowded(tenant) and not self._short_of_memory()
+
+    def _crowded(self, tenant: str | None) -> bool:
+        return self.queued >= self._places(tenant) and self._full()
+
+    def _short_of_memory(self) -> bool:
+        return self._memory_fraction() > self._limits.max_memory
 
     # -- in and out -----------------------------------------------------------------------------------------------
 

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """``sequences`` will run at once; ``tokens`` is the most they can cost. ``deadline`` is by the gate's clock."""
+    """``sequences`` will run at once on ``model``; ``tokens`` is the most they can cost.
+
+    ``deadline`` is by the gate's clock.
+    """
 
     request_id: str
     tenant: str
@@ -15,3 +18,4 @@ class Ticket:
     sequences: int
     tokens: int
     deadline: float
+    model: str = ""

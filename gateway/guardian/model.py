@@ -104,6 +104,13 @@ class GuardModel:
         return styles[content.format]
 
     async def _answer(self, content: Content, questions: Sequence[Question]) -> list[Delta]:
+        hold = await self._engine.hold(self._asked.model)
+        try:
+            return await self._answer_loaded(content, questions)
+        finally:
+            hold.release()
+
+    async def _answer_loaded(self, content: Content, questions: Sequence[Question]) -> list[Delta]:
         prompts = [await self._prompt(question) for question in questions]
         # Only the questions about one text share what is cached of it: nobody can time what others have asked.
         salt = digest(replace(content, format=None, think=False)).hex()

@@ -9,7 +9,7 @@ from importlib import metadata
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from engine.types import AdapterInfo, EngineState, Phase
+from engine.types import AdapterInfo, EngineState, ModelInfo, ModelState, Phase, PoolState
 from gateway.observability.tenants import TenantMetrics
 
 _DURATION = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
@@ -80,6 +80,29 @@ class Metrics:
         self._waiting = Gauge("sluice_engine_waiting", "Sequences waiting for a slot.", registry=registry)
         self._kv = Gauge("sluice_engine_kv_usage_ratio", "Share of the KV cache in use.", registry=registry)
         self._restarts = Gauge("sluice_engine_restarts", "Engine restarts since start.", registry=registry)
+        self._model_state = Gauge(
+            "sluice_model_state", "1 for a model's state now.", ["model", "state"], registry=registry
+        )
+        self._model_bytes = Gauge(
+            "sluice_model_memory_bytes", "Resident memory of a model's processes.", ["model"], registry=registry
+        )
+        self._model_users = Gauge(
+            "sluice_model_users", "Requests that hold a model or wait for it.", ["model"], registry=registry
+        )
+        self._model_load = Gauge(
+            "sluice_model_load_seconds", "How long a model's last load took.", ["model"], registry=registry
+        )
+        self._model_loads = Counter(
+            "sluice_model_loads", "Loads of a model, by how they ended.", ["model", "outcome"], registry=registry
+        )
+        self._model_evictions = Counter(
+            "sluice_model_evictions", "Times that a model left to make room.", ["model"], registry=registry
+        )
+        self._told: dict[tuple[str, ...], int] = {}
+        self._pool_budget = Gauge("sluice_models_budget_bytes", "Memory that models may take.", registry=registry)
+        self._pool_used = Gauge(
+            "sluice_models_reserved_bytes", "Memory that models count as taking.", registry=registry
+        )
         self.loop_lag = Histogram(
             "sluice_event_loop_lag_seconds", "How late the event loop ran a timer.",
             buckets=(0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1), registry=registry,
@@ -237,6 +260,28 @@ class Metrics:
         self._waiting.set(state.waiting)
         self._kv.set(state.kv_usage)
         self._restarts.set(state.restarts)
+
+    def models(self, models: Sequence[ModelInfo], pool: PoolState) -> None:
+        """Set the gauges of the models and of the memory that they share; models come from the configuration."""
+        for model in models:
+            for state in ModelState:
+                self._model_state.labels(model.id, state.value).set(state is model.state)
+            self._model_bytes.labels(model.id).set(model.size_bytes)
+            self._model_users.labels(model.id).set(model.users)
+            if model.load_seconds is not None:
+                self._model_load.labels(model.id).set(model.load_seconds)
+        self._pool_budget.set(pool.budget_bytes)
+        self._pool_used.set(pool.used_bytes)
+        for (name, outcome), count in pool.loads.items():
+            self._model_loads.labels(name, outcome).inc(self._since((name, outcome), count))
+        for name, count in pool.evictions.items():
+            self._model_evictions.labels(name).inc(self._since((name,), count))
+
+    def _since(self, key: tuple[str, ...], count: int) -> int:
+        """What ``count`` gained since it was told before."""
+        before = self._told.get(key, 0)
+        self._told[key] = count
+        return count - before
 
     def waited(self, seconds: float) -> None:
         """See :class:`gateway.admission.GateObserver`."""

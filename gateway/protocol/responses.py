@@ -11,6 +11,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from engine.types import ModelKind
+
 
 class _Answer(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -253,8 +255,26 @@ class Model(_Answer):
     created: int = Field(description="Unix time in seconds.")
     owned_by: str = Field(description="Who owns the model.")
     max_model_len: int = Field(ge=0, description="Its context, in tokens; 0 before it is loaded.")
+    kind: ModelKind = Field(description="What it is for: generate, embed, classify, score or transcribe.")
+    state: Literal["cold", "loading", "ready", "sleeping", "unloading", "unloaded", "failed"] = Field(
+        description="Where it is: a cold one is loaded by the first request that names it."
+    )
+    pinned: bool = Field(description="Whether it is never evicted to make room for another.")
+    memory_bytes: int = Field(ge=0, description="Resident memory of its processes; 0 if it is not in memory.")
+    load_seconds: float | None = Field(description="How long its last load took; null before the first.")
+    labels: list[str] | None = Field(None, description="Of a classifier that was loaded once: what it may say.")
+    dimensions: int | None = Field(None, description="Of an embedding model that was loaded once: numbers per vector.")
+    detail: str | None = Field(None, description="Why it failed; for administrators only.")
     parent: str | None = Field(None, description="Of an adapter: the model it belongs to.")
     adapter: str | None = Field(None, description="Of an adapter: its plain name, which `model` may be as well.")
+
+
+class DeletedModel(_Answer):
+    """A model that was taken out of memory."""
+
+    id: str = Field(description="Its name.")
+    object: Literal["model"] = Field(description="Always `model`.")
+    deleted: bool = Field(description="Always true: it is out of memory until it is loaded again.")
 
 
 class ModelList(_Answer):

@@ -79,7 +79,10 @@ def routes(pipeline: Pipeline, engine: Engine) -> list[Route]:
         request = await pipeline.read(exchange, parse_count)
         model = pipeline.resolve(request.model, principal)
         exchange.model = model.id
-        async with pipeline.pictures(exchange, request.images(), model, principal) as images:
+        async with (
+            pipeline.holding(model) as model,
+            pipeline.pictures(exchange, request.images(), model, principal) as images,
+        ):
             try:
                 prompt = await render(engine, model.id, request.conversation(images), _NAMES)
             except EngineError as error:

@@ -7,13 +7,13 @@ import html
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from importlib import metadata
-from typing import Any
+from typing import Any, Final
 
 import orjson
 import yaml
 from pydantic import BaseModel, Field
 
-from engine.types import Phase
+from engine.types import ModelInfo, ModelState, Phase
 from gateway.access.principal import Scope
 from gateway.exchange import Exchange
 from gateway.guardian.check import GuardPolicy
@@ -23,6 +23,9 @@ from gateway.pipeline import Pipeline
 from gateway.routing import Route
 
 PUBLIC: dict[str, Any] = {"scope": None, "public": True, "limit_class": LimitClass.NONE, "guard": GuardPolicy.NONE}
+
+
+_UNWELL: Final = frozenset({Phase.STALLED, Phase.RESTARTING, Phase.FAILED})
 
 
 class Status(BaseModel):
@@ -113,6 +116,12 @@ def document_routes(describe: Callable[[], dict[str, Any]], worker: Executor, *,
     if page:
         routes.append(Route("GET", "/docs", show_page, "This document for people", media_type="text/html", **PUBLIC))
     return routes
+
+
+def unwell(models: Sequence[ModelInfo]) -> list[str]:
+    """The models that cannot serve though they should, in words fit for a header."""
+    bad = [model for model in models if model.state is ModelState.FAILED or model.phase in _UNWELL]
+    return [f"model {model.id.encode('ascii', 'replace').decode()}" for model in bad]
 
 
 def ready_reason(phase: Phase) -> str | None:

@@ -34,7 +34,10 @@ def resolved(schema: Schema, definitions: dict[str, Schema]) -> Schema:
 
 #: OpenAI has no names for what other models think aloud, nor for contexts and adapters of models (these are what vLLM
 #: and its clients use), nor for what a guard says of a blocked request.
-BEYOND_OPENAI = {"reasoning_content", "reasoning", "max_model_len", "parent", "adapter", "verdicts"}
+BEYOND_OPENAI = {"reasoning_content", "reasoning", "max_model_len", "parent", "adapter", "verdicts"} | {
+    # Of models, which OpenAI says little about.
+    "kind", "state", "pinned", "memory_bytes", "load_seconds", "labels", "dimensions", "detail",
+}
 
 
 def assert_agrees(ours: Schema, theirs: Schema, definitions: dict[str, Schema], at: str) -> None:
