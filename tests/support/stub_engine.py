@@ -6,9 +6,11 @@ Like vLLM's output handler, one callback per step pushes what all running reques
 from __future__ import annotations
 
 import asyncio
+from array import array
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from hashlib import sha256 as sha256_of
 from typing import Literal
 
@@ -35,6 +37,7 @@ from engine.types import (
     GenerationRequest,
     Hold,
     ModelInfo,
+    ModelKind,
     ModelState,
     ModelUnavailable,
     Pairs,
@@ -53,6 +56,8 @@ from tests.support import toy_model
 from tests.support.stub_speech import StubSpeech
 from tests.support.toy_model import Choice
 
+LABELS = ("good", "bad", "neither")
+WIDTH = 8
 _INT64 = range(-(2**63), 2**63)
 _HANG_POLL_SECONDS = 0.002
 
@@ -61,8 +66,9 @@ _HANG_POLL_SECONDS = 0.002
 class StubConfig:
     """``step_seconds`` 0: as fast as the loop turns. ``reply_tokens``: length of a reply with EOS (None: varies).
 
-    ``prefix_block``: cache whole prompts in blocks of so many tokens; 0: no prefix cache. ``speech_model``: a second
-    model, one that transcribes.
+        ear = self.config.speech_model
+    ``beside``: more models, which do not
+    generate. ``prefix_block``: cache whole prompts in blocks of so many tokens; 0: no prefix cache.
     """
 
     model: str = "stub"
@@ -73,6 +79,7 @@ class StubConfig:
     max_waiting: int = 4096
     reply_tokens: int | None = None
     prefix_block: int = 0
+    beside: tuple[tuple[str, ModelKind], ...] = ()
     images: bool = False
     speech_model: str | None = None
 
@@ -83,6 +90,7 @@ class Faults:
 
     ``hang``: no progress (the phase says STALLED once ``hang_seen_after`` seconds passed); ``stall_first_token``: no
     request gets its first token; ``overload``: refuse with this retry_after; ``render_seconds``: how slow rendering is;
+    ``pool_seconds``, ``pool_fails``: what does not generate takes so long, and fails;
     ``huge_delta``: characters that the second delta of a stream carries; ``fail_start``: ``start`` cannot load.
     """
 
@@ -95,6 +103,8 @@ class Faults:
     fail_requests: frozenset[int] = frozenset()
     fail_after_tokens: int = 0
     fail_start: bool = False
+    pool_seconds: float = 0.0
+    pool_fails: bool = False
 
 
 Ending = Literal["finished", "aborted", "failed"]
@@ -148,16 +158,20 @@ class StubEngine:
 
     def models(self) -> Sequence[ModelInfo]:
         ear = self.config.speech_model
-        return [
-            ModelInfo(
-                self.config.model,
-                1_700_000_000,
-                self.config.context_length,
-                images=self.config.images,
-                state=self.model_state,
-            ),
-            *([] if ear is None else [ModelInfo(ear, 1_700_000_000, 448, kind="transcribe")]),
-        ]
+        first = ModelInfo(
+            self.config.model,
+            1_700_000_000,
+            self.config.context_length,
+            images=self.config.images,
+            state=self.model_state,
+        )
+        hearing = [] if ear is None else [ModelInfo(ear, 1_700_000_000, 448, kind="transcribe")]
+        return [first, *hearing, *(self._beside(name, kind) for name, kind in self.config.beside)]
+
+    def _beside(self, name: str, kind: ModelKind) -> ModelInfo:
+        labels = LABELS if kind == "classify" else ()
+        width = WIDTH if kind == "embed" else 0
+        return ModelInfo(name, 1_700_000_000, self.config.context_length, kind=kind, labels=labels, width=width)
 
     def model(self, name: str) -> ModelInfo | None:
         return next((model for model in self.models() if model.id == name), None)
@@ -303,15 +317,38 @@ class StubEngine:
 
     def check_prompts(self, request: PoolingRequest) -> None:
         self._check_model(request.model)
+        for prompt in request.prompts:
+            if len(prompt.token_ids) > self.config.context_length:
+                raise PromptTooLong(prompt_tokens=len(prompt.token_ids), limit=self.config.context_length)
+        if request.dimensions is not None and request.dimensions > WIDTH:
+            raise RequestRejected("too many dimensions", param="dimensions")
 
     async def embed(self, request: PoolingRequest) -> Embeddings:
-        raise RequestRejected("the stub only generates", param="model")
+        vectors = [stub_vector(prompt)[: request.dimensions] for prompt in await self._pooled(request)]
+        return Embeddings(len(vectors[0]), [array("f", vector).tobytes() for vector in vectors])
 
     async def classify(self, request: PoolingRequest) -> Classes:
-        raise RequestRejected("the stub only generates", param="model")
+        rows = [stub_vector(prompt)[: len(LABELS)] for prompt in await self._pooled(request)]
+        return Classes(LABELS, [[abs(value) / sum(map(abs, row)) for value in row] for row in rows])
 
     async def score(self, request: PoolingRequest) -> Sequence[float]:
-        raise RequestRejected("the stub only generates", param="model")
+        return [stub_vector(prompt)[0] for prompt in await self._pooled(request)]
+
+    async def _pooled(self, request: PoolingRequest) -> Sequence[Prompt]:
+        self.check_prompts(request)
+        accounts = [Account(len(prompt.token_ids)) for prompt in request.prompts]
+        self.accounts |= {f"{request.request_id}-{index}": account for index, account in enumerate(accounts)}
+        ending: Ending = "aborted"
+        try:
+            await asyncio.sleep(self.faults.pool_seconds)
+            ending = "failed"
+            if self.faults.pool_fails:
+                raise GenerationFailed("the stub was told to fail this request")
+            ending = "finished"
+        finally:
+            for account in accounts:
+                account.ending = ending
+        return request.prompts
 
     # --- faults and oracles ------------------------------------------------------------------------------------
 
@@ -361,7 +398,7 @@ class StubEngine:
             raise AdapterNotFound("no such adapter")
 
     def _check_model(self, model: str) -> None:
-        if model != self.config.model:
+        if self.model(model) is None:
             raise RequestRejected("no such model", param="model")
 
     def _admit(self, request: GenerationRequest, sink: DeltaSink) -> _Running:
@@ -447,6 +484,13 @@ class _Hold:
         if self._name is not None:
             self._held[self._name] -= 1
             self._name = None
+
+
+def stub_vector(prompt: Prompt) -> list[float]:
+    """A vector of length 1 that depends on nothing but the prompt."""
+    raw = blake2b(repr((list(prompt.token_ids), prompt.second_from)).encode(), digest_size=WIDTH).digest()
+    length = sum((byte - 127.5) ** 2 for byte in raw) ** 0.5
+    return [(byte - 127.5) / length for byte in raw]
 
 
 class _Running:

@@ -36,7 +36,14 @@ def resolved(schema: Schema, definitions: dict[str, Schema]) -> Schema:
 #: and its clients use), nor for what a guard says of a blocked request.
 BEYOND_OPENAI = {"reasoning_content", "reasoning", "max_model_len", "parent", "adapter", "verdicts"} | {
     # Of models, which OpenAI says little about.
-    "kind", "state", "pinned", "memory_bytes", "load_seconds", "labels", "dimensions", "detail",
+    "kind",
+    "state",
+    "pinned",
+    "memory_bytes",
+    "load_seconds",
+    "labels",
+    "dimensions",
+    "detail",
 }
 
 
