@@ -66,9 +66,8 @@ _HANG_POLL_SECONDS = 0.002
 class StubConfig:
     """``step_seconds`` 0: as fast as the loop turns. ``reply_tokens``: length of a reply with EOS (None: varies).
 
-        ear = self.config.speech_model
-    ``beside``: more models, which do not
-    generate. ``prefix_block``: cache whole prompts in blocks of so many tokens; 0: no prefix cache.
+    ``prefix_block``: cache whole prompts in blocks of so many tokens; 0: no prefix cache. ``speech_model``: a second
+    model, one that transcribes. ``beside``: more models, which do not generate.
     """
 
     model: str = "stub"
