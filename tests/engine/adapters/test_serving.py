@@ -23,7 +23,7 @@ from tests.support.broken_adapters import BROKEN
 from tests.support.client import Client, Response
 from tests.support.gateways import KEY, Threaded, eventually, threaded
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 
 MODEL = "toy"
 PLACES = 4
