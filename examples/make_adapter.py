@@ -1,7 +1,7 @@
 """Trains a small LoRA adapter for a model: `python examples/make_adapter.py DIRECTORY [--model DIR]`.
 
 Without `--model` it is for the embedded sample model. Twenty questions and answers in the voice of a pirate are
-learned by heart, which takes about a minute on two cores; the result is in PEFT's format, as any adapter is. It needs
+learned by heart, one step each; the result is in PEFT's format, as any adapter is. It needs
 nothing but what Sluice installs (torch, transformers, safetensors).
 """
 
@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-RANK, ALPHA, STEPS, RATE = 8, 16, 60, 2e-3
+RANK, ALPHA, STEPS, RATE = 8, 16, 20, 2e-3
 MODULES = ("q_proj", "v_proj")
 TOPICS = [
     "France", "rivers", "the moon", "bread", "cats", "music", "winter", "bridges", "gold", "books",
