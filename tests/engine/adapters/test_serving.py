@@ -57,7 +57,7 @@ def gateway(base: Path, root: Path, tmp_path_factory: pytest.TempPathFactory) ->
         "resident": PLACES,
         "max_rank": 16,
         "max_bytes": 32 * 1024 * 1024,
-        "wait": 60.0,
+        "wait": 300.0,
     }
     state = tmp_path_factory.mktemp("state")
 
@@ -74,7 +74,7 @@ def gateway(base: Path, root: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture
 def client(gateway: Threaded) -> Client:
-    return Client("127.0.0.1", gateway.live.port, KEY, timeout=150.0)
+    return Client("127.0.0.1", gateway.live.port, KEY, timeout=400.0)
 
 
 def body(model: str, **changes: Any) -> dict[str, Any]:
@@ -113,7 +113,7 @@ async def engine_ids(gateway: Threaded) -> set[int]:
 @pytest.fixture(scope="module")
 def family(gateway: Threaded, base: Path, root: Path) -> dict[str, str]:
     """Fifty adapters and what each says alone; the base model under the empty name."""
-    client = Client("127.0.0.1", gateway.live.port, KEY, timeout=150.0)
+    client = Client("127.0.0.1", gateway.live.port, KEY, timeout=400.0)
 
     async def meet() -> dict[str, str]:
         alone = {"": await said(client, MODEL)}
