@@ -154,13 +154,14 @@ def _with_development_key(settings: Settings) -> tuple[Settings, Path | None]:
 
 def _resolve_models(settings: Settings) -> list[Served]:
     """Every model, the first first; samples are prepared. Raises :class:`SettingsError`, :class:`EngineUnavailable`."""
-    more = [*(_served(settings, model) for model in settings.models), *_sample_guard(settings)]
+    more = [_served(settings, model) for model in settings.models]
+    guard = _sample_guard(settings)
     if settings.model is None and more:
-        return more
+        return [*more, *guard]
     first = _resolve_first(settings)
     if any(model.name == first.name for model in more):
         raise SettingsError(f"models: the name {first.name!r} is that of the first model")
-    return [first, *more]
+    return [first, *more, *guard]
 
 
 def _sample_guard(settings: Settings) -> list[Served]:

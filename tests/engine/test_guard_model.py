@@ -47,7 +47,7 @@ def test_all_risks_share_the_prompt_of_their_text(real: Threaded) -> None:
 
 def test_a_text_beyond_the_context_is_judged_in_parts(real: Threaded) -> None:
     model, ledger = guard(real, "granite-3.2", window=100_000)
-    found = real.run(model.evaluate(Content("\U0001f680 river " * 1500), ["harm"]))
+    found = real.run(model.evaluate(Content("\U0001f680 river " * 1000), ["harm"]))
     assert 0.0 < found["harm"].score < 1.0
     assert len([entry for entry in ledger.entries if isinstance(entry, Settled)]) >= 2
 

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from gateway.serve import ECHO_SECONDS, _Stop
+from engine.samples import DEFAULT_MODEL_ID
+from gateway.guardian.build import SAMPLE_MODEL
+from gateway.serve import ECHO_SECONDS, _resolve_models, _Stop
+from gateway.settings import load
 
 
 class Clock:
@@ -48,3 +51,21 @@ def test_a_sample_model_that_cannot_be_prepared_is_one_line(tmp_path: Path) -> N
     said = done.stderr.strip()
     assert said.startswith("sluice: cannot write the sample model to ")
     assert "\n" not in said
+
+
+def test_three_lines_bring_the_sample_guard_with_its_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "guardian.md").read_text()
+    config = tmp_path / "sluice.yaml"
+    config.write_text(page.split("```yaml\n")[1].split("```")[0])
+    assert len(config.read_text().splitlines()) == 3
+    monkeypatch.setattr("gateway.serve._sample", lambda _settings, name: f"/cache/{name}")
+    models = _resolve_models(load(config))
+    assert [(model.name, model.kind, model.preload) for model in models] == [
+        (DEFAULT_MODEL_ID, "generate", True),
+        (SAMPLE_MODEL, "classify", True),
+    ]
+    assert load(config).guard.policy.output
+    named = {"models": [{"name": SAMPLE_MODEL, "model": "/models/mine", "kind": "classify"}], "model": "sample:x"}
+    ours = load(config, flags=named)
+    monkeypatch.setattr("gateway.serve._located", lambda _settings, model, _setting: (model, "first"))
+    assert [model.path for model in _resolve_models(ours) if model.name == SAMPLE_MODEL] == ["/models/mine"]
