@@ -87,7 +87,8 @@ class Resident:
     def refresh(self) -> None:
         """Bring the card up to date. What was learnt of the model stays known when it is gone."""
         runtime = self.runtime
-        learnt = runtime.info() if runtime is not None and self.state is ModelState.READY else self.card
+        told = runtime.info() if runtime is not None and self.state is ModelState.READY else self.card
+        learnt = told if told.context_length else self.card  # an engine that is being restarted knows nothing
         self.card = replace(
             self.card,
             context_length=learnt.context_length,
