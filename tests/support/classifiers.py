@@ -23,8 +23,9 @@ def make_classifier(directory: Path, minilm: Path, labels: Sequence[str]) -> Pat
         "architectures": ["BertForSequenceClassification"],
         "id2label": {str(index): label for index, label in enumerate(labels)},
         "label2id": {label: index for index, label in enumerate(labels)},
-        "problem_type": "single_label_classification",
     }
+    if len(labels) > 1:
+        config["problem_type"] = "single_label_classification"
     (directory / "config.json").write_text(json.dumps(config, indent=2), "utf-8")
     weights = {f"bert.{name}": weight for name, weight in load_file(minilm / "model.safetensors").items()}
     generator = torch.Generator().manual_seed(0)
