@@ -91,8 +91,8 @@ def test_a_life_of_several_models(http: httpx.Client, house: Threaded, places: d
     scores_are_the_reference_s(http, places["judge"])
     assert (states(http)["moods"], states(http)["judge"]) == ("cold", "ready")  # one left for the other
     assert house.live.engine.pool().evictions == {"moods": 1}
-    what_cannot_be_loaded_harms_nobody(http)
     every_engine_is_seen(http)
+    what_cannot_be_loaded_harms_nobody(http)
     assert house.live.ledger.violations == []
 
 
