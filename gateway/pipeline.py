@@ -7,36 +7,28 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Final, Generic, Protocol, TypeVar
-
-from msgspec import structs
+from typing import Any, Final, TypeVar
 
 from engine.types import (
     AdapterHold,
     AdapterNotFound,
-    Constraint,
-    DeltaSink,
     Engine,
     EngineError,
-    GenerationRequest,
     ModelInfo,
     ModelKind,
     ModelState,
-    Parsing,
     Prompt,
-    PromptTooLong,
-    Sampling,
 )
 from gateway.access.door import Door
 from gateway.access.isolation import CacheSalts
 from gateway.access.principal import Principal
 from gateway.adapters.catalog import AdapterCatalog
-from gateway.admission import Gates, Slot, Ticket
+from gateway.admission import Gates, Slot
 from gateway.errors import (
     PERMISSION,
     SERVER,
@@ -54,12 +46,28 @@ from gateway.guardian.check import Guard, Outlet, Passages, Subject, Watch
 from gateway.limits.reserve import Demand, Lease, LimitClass, Limits
 from gateway.media import Media
 from gateway.observability.metrics import Metrics
-from gateway.protocol.encode import Choice, Encoder, Usage, new_id
+from gateway.protocol.encode import new_id
 from gateway.protocol.images import ImageReference, Images
 from gateway.protocol.sampling import RequestBounds
-from gateway.sinks import Meter, OffsetSink, StreamSink, WholeSink
+from gateway.sinks import Meter, StreamSink, WholeSink
 from gateway.usage.ledger import Ledger
 from gateway.usage.life import Life
+from gateway.work import (
+    Evaluation,
+    Job,
+    Keep,
+    N,
+    Recall,
+    Surface,
+    T,
+    Task,
+    W,
+    Work,
+    fit,
+    generation_of,
+    ticket_of,
+    usage_of,
+)
 
 #: Bodies above this many bytes are decoded off the event loop.
 INLINE_BYTES = 32 * 1024
@@ -70,218 +78,6 @@ FLAGGED: Final = (b"x-guardian-flagged", b"true")
 ADAPTER_RETRY_SECONDS = 5.0
 
 R = TypeVar("R")
-T = TypeVar("T", bound="Generation")
-
-#: Told of a generation that is over before its last bytes leave: what came of it (of a stream nothing, its encoder has
-#: seen all) and what it used. Must not raise.
-Keep = Callable[[Sequence[Choice], Usage], Awaitable[None]]
-#: Completes a request by what it refers to, before anybody looks at it.
-Recall = Callable[[T], Awaitable[T]]
-
-
-class Generation(Protocol):
-    """A checked request to generate text, of whatever endpoint."""
-
-    @property
-    def model(self) -> str:
-        """The name of the model."""
-
-    @property
-    def stream(self) -> bool:
-        """Whether the answer is a stream of events."""
-
-    @property
-    def n(self) -> int:
-        """Choices per prompt."""
-
-    @property
-    def requested_max_tokens(self) -> int | None:
-        """Tokens per choice that the caller asked for; None leaves it to the server."""
-
-    def labels(self) -> Mapping[str, str]:
-        """What the caller wants to find in the access log again."""
-
-    def to_sampling(self, bounds: RequestBounds) -> Sampling:
-        """What the engine needs. ``max_tokens`` is clamped to the server's bound, not yet to the context."""
-
-    def constraint(self) -> Constraint | None:
-        """What the output must be, if the caller asks for more than text."""
-
-    def parsing(self) -> Parsing | None:
-        """What the output is taken apart into besides content."""
-
-
-class Surface(Protocol, Generic[T]):
-    """What differs between endpoints that generate text."""
-
-    id_prefix: str
-    prompt_param: str
-    limit_param: str
-
-    def parse(self, body: bytes, bounds: RequestBounds) -> T:
-        """The checked request. Raises :class:`ApiError` 400."""
-
-    def texts(self, request: T) -> Passages:
-        """Everything in the request that a guard must see: all that the model would read, and who wrote it."""
-
-    def images(self, request: T) -> Sequence[ImageReference]:
-        """Every image that the request names, in order."""
-
-    async def prompts(self, request: T, model: str, engine: Engine, images: Images) -> Sequence[Prompt]:
-        """The prompts as tokens of ``model``, which is the id of what the request may call by other names.
-
-        ``images``: the pictures behind :meth:`images`.
-        """
-
-    def encoder(self, request: T, response_id: str, prompts: Sequence[Prompt]) -> Encoder:
-        """The writer of this request's answer."""
-
-
-class Work(Protocol):
-    """A request that is ready for admission: what it can cost at most."""
-
-    @property
-    def response_id(self) -> str:
-        """Its id, also in the ledger."""
-
-    @property
-    def model(self) -> ModelInfo:
-        """The model that runs it."""
-
-    @property
-    def prompt_param(self) -> str:
-        """The wire field to blame for its size."""
-
-    @property
-    def prompt_tokens(self) -> int:
-        """Over all prompts."""
-
-    @property
-    def max_tokens(self) -> int:
-        """Most completion tokens of one choice."""
-
-    @property
-    def choices(self) -> int:
-        """Over all prompts."""
-
-    @property
-    def sequences(self) -> int:
-        """What runs in the engine at once."""
-
-
-W = TypeVar("W", bound=Work)
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """Texts that are ready to be run through a model once, without generating.
-
-    ``run`` is given the priority and returns the body of the answer.
-    """
-
-    response_id: str
-    model: ModelInfo
-    prompt_param: str
-    prompts: Sequence[Prompt]
-    run: Callable[[int], Awaitable[bytes]]
-    max_tokens: int = 0
-
-    @property
-    def prompt_tokens(self) -> int:
-        """Over all prompts."""
-        return sum(len(prompt.token_ids) for prompt in self.prompts)
-
-    @property
-    def choices(self) -> int:
-        """Over all prompts."""
-        return len(self.prompts)
-
-    @property
-    def sequences(self) -> int:
-        """What runs in the engine at once."""
-        return len(self.prompts)
-
-
-class Named(Protocol):
-    """A request that names its model."""
-
-    @property
-    def model(self) -> str:
-        """The name of the model."""
-
-
-N = TypeVar("N", bound=Named)
-
-
-class Task(Protocol, Generic[N]):
-    """What differs between endpoints that run a model without generating text.
-
-    ``kinds``: of models that can do it. ``optional``: where no model can, the answer is 501.
-    """
-
-    id_prefix: str
-    prompt_param: str
-    kinds: Collection[ModelKind]
-    optional: bool
-
-    async def read(self, exchange: Exchange, pipeline: Pipeline) -> N:
-        """The checked request. Raises :class:`ApiError` 400."""
-
-    def texts(self, request: N) -> Passages:
-        """Everything in the request that a guard must see."""
-
-    async def prepare(self, request: N, model: ModelInfo, engine: Engine, response_id: str) -> Evaluation:
-        """The request as tokens. Raises :class:`engine.types.EngineError` for what can never be run."""
-
-
-@dataclass(frozen=True, slots=True)
-class Job(Generic[T]):
-    """A request that is ready for admission. ``model`` is what the name in the ``request`` stands for."""
-
-    request: T
-    model: ModelInfo
-    response_id: str
-    prompts: Sequence[Prompt]
-    samplings: Sequence[Sampling]
-    encoder: Encoder
-    prompt_param: str
-    cache_salt: str | None
-    keep: Keep | None = None
-    hold: AdapterHold | None = None
-
-    @property
-    def prompt_tokens(self) -> int:
-        """Over all prompts."""
-        return sum(len(prompt.token_ids) for prompt in self.prompts)
-
-    @property
-    def max_tokens(self) -> int:
-        """Most completion tokens of one choice."""
-        return max(sampling.max_tokens for sampling in self.samplings)
-
-    @property
-    def choices(self) -> int:
-        """Over all prompts."""
-        return len(self.prompts) * self.request.n
-
-    @property
-    def sequences(self) -> int:
-        """What runs in the engine at once."""
-        return self.choices
-
-    @property
-    def media_type(self) -> bytes:
-        """Of an answer that is no stream."""
-        return b"application/json"
-
-    async def run(self, engine: Engine, sink: DeltaSink, priority: int, *, stream: bool) -> None:
-        """Have the engine generate all choices; returns when the last one has ended."""
-        if len(self.prompts) == 1:
-            await engine.run(_generation(self, 0, priority, stream=stream), sink)
-            return
-        generations = [_generation(self, index, priority, stream=stream) for index in range(len(self.prompts))]
-        n = self.request.n
-        await _all([engine.run(each, OffsetSink(sink, i * n)) for i, each in enumerate(generations)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -550,12 +346,12 @@ class Pipeline:
             request.requested_max_tokens or self._policy.bounds.max_tokens + 1
         ) <= self._policy.bounds.max_tokens
         try:
-            samplings = [_fit(sampling, len(prompt.token_ids), model.context_length, explicit) for prompt in prompts]
+            samplings = [fit(sampling, len(prompt.token_ids), model.context_length, explicit) for prompt in prompts]
             encoder = surface.encoder(request, response_id, prompts)
             salt = self._salts.salt(principal.tenant) if self._salts else None
             job = Job(request, model, response_id, prompts, samplings, encoder, surface.prompt_param, salt, keep)
             for index in range(len(prompts)):
-                self._engine.check(_generation(job, index))
+                self._engine.check(generation_of(job, index))
         except EngineError as error:
             raise from_engine(error, prompt_param=surface.prompt_param, limit_param=surface.limit_param) from error
         return job
@@ -586,7 +382,7 @@ class Pipeline:
 
     @asynccontextmanager
     async def _turn(self, exchange: Exchange, principal: Principal, work: Work, deadline: float) -> AsyncIterator[Slot]:
-        slot = await self._gate.enter(_ticket(work, principal, deadline))
+        slot = await self._gate.enter(ticket_of(work, principal, deadline))
         try:
             yield slot
         finally:
@@ -707,7 +503,7 @@ class Pipeline:
             guarded = watch.sink(Outlet(whole, meter, job.choices, job.max_tokens))
             await watch.run(job.run(self._engine, guarded, priority, stream=watch.streams))
             _annotate(exchange, watch)
-            choices, usage = whole.choices(), _usage(job, meter)
+            choices, usage = whole.choices(), usage_of(job, meter)
             if job.keep is not None:
                 await job.keep(choices, usage)
             exchange.respond(200, job.encoder.whole(choices, usage), [(b"content-type", job.media_type)])
@@ -722,8 +518,8 @@ class Pipeline:
             self.streams.discard(sink)
         if job.keep is not None:
             sink.flush()
-            await job.keep((), _usage(job, meter))
-        sink.finish(_usage(job, meter))
+            await job.keep((), usage_of(job, meter))
+        sink.finish(usage_of(job, meter))
 
     def _too_late(self, exchange: Exchange) -> ApiError:
         if exchange.life is None or exchange.life.first_token_at is None:
@@ -736,34 +532,6 @@ class Pipeline:
 def _life_of(exchange: Exchange) -> Life:
     assert exchange.life is not None
     return exchange.life
-
-
-def _fit(sampling: Sampling, prompt_tokens: int, context: int, explicit: bool) -> Sampling:
-    """``sampling`` with its max_tokens inside the context. Raises PromptTooLong if the caller's own do not fit."""
-    room = context - prompt_tokens
-    if room < 1:
-        raise PromptTooLong(prompt_tokens=prompt_tokens, limit=context)
-    if sampling.max_tokens <= room:
-        return sampling
-    if explicit:
-        raise PromptTooLong(prompt_tokens=prompt_tokens, limit=context, max_tokens=sampling.max_tokens)
-    return structs.replace(sampling, max_tokens=room)
-
-
-def _ticket(work: Work, principal: Principal, deadline: float) -> Ticket:
-    return Ticket(
-        request_id=work.response_id,
-        tenant=principal.tenant,
-        weight=principal.weight,
-        sequences=work.sequences,
-        tokens=work.prompt_tokens + work.max_tokens * work.choices,
-        deadline=deadline,
-        model=work.model.id,
-    )
-
-
-def _usage(job: Job[Any], meter: Meter) -> Usage:
-    return Usage(job.prompt_tokens, meter.tokens, meter.cached, meter.reasoning or None)
 
 
 def _model_denied() -> ApiError:
@@ -794,30 +562,3 @@ def _begin_stream(exchange: Exchange, watch: Watch) -> None:
     if not exchange.started:
         _annotate(exchange, watch)
         exchange.begin_stream()
-
-
-def _generation(job: Job[Any], index: int, priority: int = 0, *, stream: bool = False) -> GenerationRequest:
-    return GenerationRequest(
-        request_id=f"{job.response_id}-{index}",
-        model=job.model.id,
-        prompt=job.prompts[index],
-        sampling=job.samplings[index],
-        stream=stream,
-        priority=priority,
-        cache_salt=job.cache_salt,
-        constraint=job.request.constraint(),
-        parsing=job.request.parsing(),
-        adapter=job.model.adapter,
-        hold=job.hold,
-    )
-
-
-async def _all(runs: Sequence[Awaitable[None]]) -> None:
-    """Wait for all; the first failure cancels the rest, waits for them, and is raised."""
-    tasks = [asyncio.ensure_future(run) for run in runs]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

@@ -16,7 +16,7 @@ from gateway.access.principal import Scope
 from gateway.exchange import Exchange
 from gateway.guardian.check import GuardPolicy, Passages, TokenPassage
 from gateway.limits.reserve import LimitClass
-from gateway.pipeline import Evaluation, Pipeline, Task
+from gateway.pipeline import Pipeline
 from gateway.protocol.completions import TextOrTokens
 from gateway.protocol.pooling import (
     ClassificationList,
@@ -35,6 +35,7 @@ from gateway.protocol.pooling import (
 )
 from gateway.protocol.sampling import RequestBounds
 from gateway.routing import Route
+from gateway.work import Evaluation, Task
 
 Q = TypeVar("Q", bound=PoolingFields)
 #: Vectors written as JSON before the event loop is given to somebody else.

@@ -16,10 +16,10 @@ from engine.types import (
     TranscriptionCost,
     TranscriptionRequest,
 )
-from gateway.pipeline import Job
 from gateway.protocol.sampling import RequestBounds
 from gateway.protocol.transcription import ResponseFormat
 from gateway.speech.formats import MEDIA_TYPES, Transcript
+from gateway.work import Job
 
 
 @dataclass(frozen=True, slots=True)

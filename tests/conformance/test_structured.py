@@ -11,7 +11,7 @@ import httpx
 import pytest
 from jsonschema import Draft202012Validator
 
-from tests.conformance.contract import Api, assert_error
+from tests.conformance.contract import Api, assert_error, joined
 
 pytestmark = pytest.mark.engine
 
@@ -67,17 +67,17 @@ def streamed(api: Api, **fields: Any) -> tuple[str, str]:
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_what_is_enforced(api: Api, name: str) -> None:
     validator = Draft202012Validator(SCHEMAS[name])
-    for seed in range(3):
-        fields = {"response_format": formatted(SCHEMAS[name]), "seed": seed, "temperature": 1.0, "max_tokens": 120}
-        response = api.chat(QUESTION, **fields)
-        assert response.status_code == 200, response.text
-        (choice,) = response.json()["choices"]
-        text = choice["message"]["content"]
-        if choice["finish_reason"] == "stop":
+    fields = {"response_format": formatted(SCHEMAS[name]), "seed": 1, "temperature": 1.0, "max_tokens": 80, "n": 4}
+    response = api.chat(QUESTION, **fields)
+    assert response.status_code == 200, response.text
+    events = api.chat_events(QUESTION, **fields)
+    for choice in response.json()["choices"]:
+        text, reason = choice["message"]["content"], choice["finish_reason"]
+        if reason == "stop":
             validator.validate(json.loads(text))
         else:
-            assert choice["finish_reason"] == "length"
-        assert streamed(api, **fields) == (text, choice["finish_reason"])
+            assert reason == "length"
+        assert joined(events, choice["index"]) == (text, reason)
 
 
 def test_json_object(api: Api) -> None:
