@@ -52,7 +52,7 @@ node_client() {
 case ${1:-} in
     langchain) python_client langchain langchain-openai==1.7.3 ;;
     pydantic-ai) python_client pydantic-ai 'pydantic-ai-slim[openai]==2.68.0' ;;
-    litellm) python_client litellm litellm==1.106.2 ;;
+    litellm) python_client litellm litellm==1.106.2 mcp ;; # it imports mcp as soon as a request has tools
     node) node_client openai@7.57.0 ;;
     *) echo "usage: $0 langchain | pydantic-ai | litellm | node" >&2; exit 2 ;;
 esac

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from openai import NotFoundError, OpenAI
 from openai.types.responses import Response
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from tests.conformance.contract import Api, assert_error
 from tests.conformance.documents import Validate, openai_validator
@@ -47,7 +47,7 @@ LOGPROBS = {"include": ["message.output_text.logprobs"], "top_logprobs": 2}
 
 
 class Person(BaseModel):
-    age: int
+    age: int = Field(ge=1, le=99)
 
 
 @pytest.fixture(scope="module")

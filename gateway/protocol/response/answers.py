@@ -74,6 +74,7 @@ class InputTokensDetails(_Answer):
     """Where the input's tokens came from."""
 
     cached_tokens: int = Field(ge=0, description="Found in the prefix cache.")
+    cache_write_tokens: int = Field(ge=0, description="Always 0: what is cached costs nothing more.")
 
 
 class OutputTokensDetails(_Answer):

@@ -17,8 +17,7 @@ settings = ModelSettings(temperature=0, max_tokens=120)
 
 
 class City(BaseModel):
-    """A city."""
-
+    # Without a docstring: it would be sent as the format's description, which is refused by name.
     name: Literal["Paris", "Rome"]
 
 

@@ -123,7 +123,7 @@ def test_ids_do_not_collide_and_answers_say_what_was_stored() -> None:
 def test_usage() -> None:
     assert whole(encoder(), Answer("", "a", (), "stop", None), USAGE)["usage"] == {
         "input_tokens": 7,
-        "input_tokens_details": {"cached_tokens": 3},
+        "input_tokens_details": {"cached_tokens": 3, "cache_write_tokens": 0},
         "output_tokens": 5,
         "output_tokens_details": {"reasoning_tokens": 2},
         "total_tokens": 12,
