@@ -50,7 +50,7 @@ class EngineConfig:
     kill_timeout: float = 60.0
     max_queued_requests: int = 1024
     tool_parser: str = AUTOMATIC
-    schema_seconds: float = 1.0
+    schema_seconds: float = 3.0
     max_images: int = 16
     kind: ModelKind = "generate"
 

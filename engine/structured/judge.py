@@ -31,7 +31,7 @@ START_SECONDS: Final = 120.0
 class JudgeLimits:
     """``compile_seconds``: CPU time that making and trying out one grammar may take."""
 
-    compile_seconds: float = 1.0
+    compile_seconds: float = 3.0
 
 
 class GrammarJudge:

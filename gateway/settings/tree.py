@@ -105,7 +105,7 @@ class Settings(BaseSettings):
         description="Who reads tool calls: auto (by chat template), generic (plain JSON), or one of vLLM's parsers.",
     )
     schema_seconds: float = Field(
-        1.0, gt=0, le=60, description="CPU seconds that making and trying out the grammar of one schema may take."
+        3.0, gt=0, le=60, description="CPU seconds that making and trying out the grammar of one schema may take."
     )
     hang_timeout: float = Field(8.0, gt=0, description="Seconds without progress after which the engine is unready.")
     engine_kill_timeout: float = Field(60.0, gt=0, description="Seconds without progress after which it is restarted.")
