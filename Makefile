@@ -17,9 +17,11 @@ serve: ## Set up, prepare the sample model and serve it on 127.0.0.1:8000 (setti
 	@scripts/setup.sh serve
 	@exec $(BIN)/sluice serve --dev
 
+# What needs no engine runs two at a time; engines and processes want the machine for themselves.
 test: setup ## Set up and run every test (PYTEST_ARGS=...); installs PostgreSQL, Redis, Prometheus and HAProxy where they are missing
 	@scripts/test-services.sh
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -m "not engine and not slow" -n 2 --dist loadfile $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -m "engine or slow" $(PYTEST_ARGS)
 
 test-fast: setup ## Only the tests that need no engine
 	@scripts/test-services.sh
