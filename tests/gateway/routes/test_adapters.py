@@ -330,6 +330,7 @@ def links() -> bytes:
         (b"", 302, "https://models.test/again", "source_unavailable"),
         (b"x" * 4_000_000, 200, None, "invalid_adapter"),
     ],
+    ids=["no archive", "cut", "not there", "to an address", "to http", "round and round", "too large"],
 )
 async def test_what_urls_deliver_is_not_trusted(
     tmp_path: Path, content: bytes, status: int, location: str | None, code: str
