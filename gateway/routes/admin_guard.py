@@ -97,6 +97,7 @@ def routes(pipeline: Pipeline, guardian: Guardian | None, audit: Callable[[Audit
         "limit_class": LimitClass.REQUEST,
         "guard": GuardPolicy.NONE,
         "response": GuardObject,
+        "errors": frozenset({501}),
     }
     return [
         Route("GET", "/v1/admin/guard", show, "See the guard's policies", **declared),
