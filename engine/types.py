@@ -221,12 +221,14 @@ ConstraintKind = Literal["json_schema", "json_object", "regex", "choice", "gramm
 @dataclass(frozen=True, slots=True)
 class Constraint:
     """What the output must be. ``text``: the schema or the list of choices as JSON, the regular expression, the EBNF;
-    empty for ``json_object``. ``param``: where it stands in the request.
+    empty for ``json_object``. ``param``: where it stands in the request. ``description``: what the caller says the
+    output is; for the model to read, the grammar knows nothing of it.
     """
 
     kind: ConstraintKind
     text: str
     param: str
+    description: str | None = None
 
 
 class AdapterHold(Protocol):

@@ -22,7 +22,7 @@ from gateway.protocol.sampling import (
     screen_body,
     without_nulls,
 )
-from gateway.protocol.structure import ResponseFormatField, StructuredOutputsField
+from gateway.protocol.structure import ResponseFormatField, StructuredOutputsField, informed
 from gateway.protocol.tools import (
     MAX_CALLS,
     MAX_TOOLS,
@@ -251,7 +251,8 @@ class ChatCompletionRequest(GenerationFields):
 
     def conversation(self, images: Images) -> Conversation:
         """The conversation as the engine takes it, with the pictures that were fetched for it."""
-        return conversation_of(self.messages, images, self.tool_use(), self.reasoning_effort)
+        conversation = conversation_of(self.messages, images, self.tool_use(), self.reasoning_effort)
+        return replace(conversation, messages=informed(conversation.messages, self.constraint()))
 
     def tool_use(self) -> ToolUse | None:
         """The tools as the engine takes them."""
@@ -269,7 +270,9 @@ class ChatCompletionRequest(GenerationFields):
         """Everything that the model would read: messages, earlier calls, results, and the tools' own words."""
         use = self.tool_use()
         tools = [Passage(text, "tools") for text in told_of(use.tools if use else ())]
-        return [*(text for message in self.messages for text in message.texts()), *tools]
+        constraint = self.constraint()
+        described = [Passage(constraint.description, "system")] if constraint and constraint.description else []
+        return [*described, *(text for message in self.messages for text in message.texts()), *tools]
 
 
 def conversation_of(

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator
 
-from engine.types import Constraint
+from engine.types import ChatMessage, Constraint
 from gateway.protocol import strictjson
 from gateway.protocol.sampling import nullable_options
 from gateway.protocol.validation import (
@@ -58,10 +59,8 @@ def _json_schema(value: object) -> Constraint:
     if value is None:
         raise missing().within(at)
     fields = _object(value, at)
-    if fields.get("description") is not None:
-        raise unsupported("The model is not told of it; say it in a message.").within(f"{at}.description")
     _only(fields, ("name", "schema", "strict", "description"), at)
-    name, strict = fields.get("name"), fields.get("strict")
+    name, strict, description = fields.get("name"), fields.get("strict"), fields.get("description")
     if name is None:
         raise missing().within(f"{at}.name")
     if not isinstance(name, str):
@@ -72,14 +71,33 @@ def _json_schema(value: object) -> Constraint:
         )
     if strict is not None and not isinstance(strict, bool):
         raise wrong_type("a boolean", strict).within(f"{at}.strict")
-    return schema_constraint(fields.get("schema"), "response_format", f"{at}.schema")
+    if description is not None and not isinstance(description, str):
+        raise wrong_type("a string", description).within(f"{at}.description")
+    return schema_constraint(fields.get("schema"), "response_format", f"{at}.schema", description)
 
 
-def schema_constraint(schema: object, field: str, at: str) -> Constraint:
+def schema_constraint(schema: object, field: str, at: str, description: str | None = None) -> Constraint:
     """A JSON Schema that stands ``at`` some place below the request's ``field``; its properties keep their order."""
     if schema is None:
         raise missing().within(at)
-    return Constraint("json_schema", json.dumps(schema), field + at)
+    return Constraint("json_schema", json.dumps(schema), field + at, description or None)
+
+
+def informed(messages: Sequence[ChatMessage], constraint: Constraint | None) -> list[ChatMessage]:
+    """``messages``, the model told what its answer is to be where the caller says so.
+
+    It stands in the first message if that is a system's: many chat templates take one, and only there.
+    """
+    told = list(messages)
+    if constraint is None or constraint.description is None:
+        return told
+    note = f"Answer with JSON. What it is: {constraint.description}"
+    first = told[0] if told else None
+    if first is None or first.role not in ("system", "developer"):
+        return [ChatMessage("system", note), *told]
+    content = first.content
+    joined = f"{content}\n\n{note}" if isinstance(content, str) else (*content, f"\n\n{note}")
+    return [replace(first, content=joined), *told[1:]]
 
 
 def read_structured_outputs(value: object) -> Constraint:
@@ -179,6 +197,7 @@ class NamedSchema(_Fields):
     # "schema" is a method of pydantic's models.
     json_schema: dict[str, Any] = Field(alias="schema", description="The JSON Schema that the output is valid against.")
     strict: bool | None = Field(None, description="Makes no difference: the output is always held to the schema.")
+    description: str | None = Field(None, description="What the answer is: the model is told.")
 
 
 class JsonSchemaFormat(_Fields):

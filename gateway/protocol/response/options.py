@@ -68,6 +68,7 @@ class SchemaFormat(_Fields):
         alias="schema", description="The JSON Schema that the output is valid against."
     )
     strict: bool | None = Field(None, description="Makes no difference: the output is always held to the schema.")
+    description: str | None = Field(None, description="What the answer is: the model is told.")
 
 
 Format = TextFormat | JsonObjectFormat | SchemaFormat
@@ -76,14 +77,11 @@ _FORMATS: Final[dict[str, type[Format]]] = {
     "json_object": JsonObjectFormat,
     "json_schema": SchemaFormat,
 }
-_FORMAT_REFUSALS: Final[refused.Refusals] = {
-    "description": refused.Refusal("The model is not told of it; say it in the input.")
-}
 
 
 def _format(value: object) -> Format:
     fields = read_fields(value, "")
-    return read_as(_FORMATS[kind_of(fields, _FORMATS, {}, "")], fields, _FORMAT_REFUSALS, "")
+    return read_as(_FORMATS[kind_of(fields, _FORMATS, {}, "")], fields, {}, "")
 
 
 class TextOptions(_Fields):

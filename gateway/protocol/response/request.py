@@ -37,7 +37,7 @@ from gateway.protocol.sampling import (
     nullable_options,
     without_nulls,
 )
-from gateway.protocol.structure import JsonObjectFormat, schema_constraint
+from gateway.protocol.structure import JsonObjectFormat, informed, schema_constraint
 from gateway.protocol.tools import ToolChoice, check_names, told_of, use_of
 from gateway.protocol.transcript import Transcript
 from gateway.protocol.validation import array_too_long, bad_value, first_problem, unsupported
@@ -143,7 +143,7 @@ class ResponseRequest(BaseModel):
         """See :class:`gateway.pipeline.Generation`."""
         match self.text.format:
             case SchemaFormat() as form:
-                return schema_constraint(form.json_schema, "text.format", ".schema")
+                return schema_constraint(form.json_schema, "text.format", ".schema", form.description)
             case JsonObjectFormat():
                 return Constraint("json_object", "", "text.format")
             case _:
@@ -190,12 +190,15 @@ class ResponseRequest(BaseModel):
             item.tell(transcript, "previous_response_id", images)
         for index, item in enumerate(self.input):
             item.tell(transcript, f"input[{index}]", images)
-        return Conversation(transcript.messages(), self.tool_use(), self.reasoning.effort)
+        messages = informed(transcript.messages(), self.constraint())
+        return Conversation(messages, self.tool_use(), self.reasoning.effort)
 
     def texts(self) -> Passages:
         """Everything that the model would read, and who wrote it."""
         use = self.tool_use()
-        told = [Passage(self.instructions, "system")] if self.instructions else []
+        form = self.text.format
+        described = form.description if isinstance(form, SchemaFormat) else None
+        told = [Passage(text, "system") for text in (self.instructions, described) if text]
         said = [passage for item in (*self.earlier, *self.input) for passage in item.passages()]
         return [*told, *said, *(Passage(text, "tools") for text in told_of(use.tools if use else ()))]
 

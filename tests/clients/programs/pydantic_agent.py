@@ -17,7 +17,8 @@ settings = ModelSettings(temperature=0, max_tokens=120)
 
 
 class City(BaseModel):
-    # Without a docstring: it would be sent as the format's description, which is refused by name.
+    """A city of Europe."""
+
     name: Literal["Paris", "Rome"]
 
 

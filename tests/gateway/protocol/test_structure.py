@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from engine.types import Constraint
+from engine.types import ChatMessage, Constraint
 from gateway.errors import ApiError
 from gateway.protocol.chat import ChatCompletionRequest, parse_chat
 from gateway.protocol.completions import parse_completion
@@ -89,7 +89,7 @@ def test_completions_take_structured_outputs_too() -> None:
         (schema_format(name="a" * 65), "invalid_value", f"{AT}.name"),
         (schema_format(name=7), "invalid_type", f"{AT}.name"),
         (schema_format(strict="yes"), "invalid_type", f"{AT}.strict"),
-        (schema_format(description="d"), "unsupported_parameter", f"{AT}.description"),
+        (schema_format(description=1), "invalid_type", f"{AT}.description"),
         (schema_format(extra=1), "unknown_parameter", f"{AT}.extra"),
     ],
 )
@@ -132,3 +132,25 @@ def test_s22_two_constraints_at_once() -> None:
 @pytest.mark.parametrize("name", ["guided_json", "guided_regex", "guided_choice", "guided_grammar"])
 def test_the_old_names_say_the_new_one(name: str) -> None:
     assert "structured_outputs" in refused_as("unsupported_parameter", name, **{name: "x"})
+
+
+@pytest.mark.parametrize(
+    ("messages", "told"),
+    [
+        ([{"role": "user", "content": "x"}], ["Answer with JSON. What it is: A city.", "x"]),
+        (
+            [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "x"}],
+            ["Be kind.\n\nAnswer with JSON. What it is: A city.", "x"],
+        ),
+    ],
+)
+def test_the_model_is_told_what_its_answer_is(messages: Any, told: list[str]) -> None:
+    request = chat(messages=messages, response_format=schema_format(description="A city."))
+    rendered = request.conversation({}).messages
+    assert [message.content for message in rendered] == told
+    assert rendered[0] == ChatMessage("system", told[0])
+    assert any("A city." in str(passage) for passage in request.texts()), "the guard sees it too"
+
+
+def test_nothing_is_said_where_nothing_is_described() -> None:
+    assert [m.content for m in chat(response_format=schema_format()).conversation({}).messages] == ["x"]

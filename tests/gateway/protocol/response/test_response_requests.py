@@ -90,7 +90,7 @@ def message(*parts: Any, role: str = "user") -> dict[str, Any]:
         ({"text": {"format": {"type": "xml"}}}, "text.format.type", "invalid_value"),
         ({"text": {"format": {"type": "json_schema", "name": "n"}}},
          "text.format.schema", "missing_required_parameter"),
-        ({"text": {"format": {**FORMAT, "description": "d"}}}, "text.format.description", "unsupported_parameter"),
+        ({"text": {"format": {**FORMAT, "description": 1}}}, "text.format.description", "invalid_type"),
         ({"text": {"format": {**FORMAT, "name": "a b"}}}, "text.format.name", "invalid_value"),
         ({"text": {"format": FORMAT}, "tools": [TOOL]}, "text.format", "invalid_value"),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type", "unsupported_parameter"),
