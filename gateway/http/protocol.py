@@ -239,7 +239,8 @@ class HttpConnection(asyncio.Protocol):
             self.deadline = _NEVER
         if rest:
             self._read_ahead(rest)
-        elif body.unread > self._shared.bounds.max_read_ahead:
+        elif not body.complete and body.unread > self._shared.bounds.max_read_ahead:
+            # Never at the body's end: nobody would ask for more, and who does not read sees no peer leave.
             self._pause_reading()
 
     def _feed(self, body: RequestBody, data: bytes) -> bytes:

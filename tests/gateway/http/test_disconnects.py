@@ -88,6 +88,33 @@ async def test_f17_before_the_answer(leave: Any) -> None:
         assert not front.rejected
 
 
+@leaving
+async def test_f17_after_a_body_that_had_to_wait(leave: Any) -> None:
+    """The body's last piece fills what may be held. Reading goes on, or nobody would see the peer leave."""
+    told, begun, taken = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        response_stream(scope).on_disconnect = told.set
+        await receive()
+        begun.set()
+        await asyncio.sleep(0.2)  # the rest is there before any of it is taken
+        while (await receive())["more_body"]:
+            pass
+        taken.set()
+        await told.wait()
+
+    async with serving(app) as front:
+        client = await front.connect()
+        whole = post(b"x" * 70_000)
+        client.send(whole[:-69_000])
+        await until(begun.is_set)
+        client.send(whole[-69_000:])
+        await until(taken.is_set)
+        leave(client)
+        await until(lambda: front.server.running == 0)
+        assert told.is_set()
+
+
 async def test_f16_a_pipelining_peer_that_leaves_is_seen() -> None:
     told = asyncio.Event()
 
