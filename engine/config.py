@@ -157,7 +157,12 @@ def engine_arguments(config: EngineConfig) -> dict[str, Any]:
         defaults |= _cpu_defaults(config)
     if config.kind == "transcribe":
         # Each keeps what the encoder made of 30 s; and two sounds are never the same, so there is nothing to cache.
-        defaults |= {"max_num_seqs": MAX_WINDOWS, "enable_prefix_caching": False, "limit_mm_per_prompt": {"audio": 1}}
+        defaults |= {
+            "max_num_seqs": MAX_WINDOWS,
+            "enable_prefix_caching": False,
+            "limit_mm_per_prompt": {"audio": 1},
+            "logits_processors": ["engine.speech.rules:TimestampRules"],
+        }
     given = {name: value for name, value in config.arguments.items() if name not in defaults or name not in _MERGED}
     return defaults | given | {"model": config.model}
 
