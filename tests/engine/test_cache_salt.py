@@ -64,5 +64,9 @@ def test_priorities_are_accepted_whatever_they_are(real: Threaded) -> None:
 
 
 def test_the_engine_says_how_many_it_batches(real: Threaded) -> None:
-    assert real.live.engine.slots("smollm2-135m-instruct") == real.live.engine.core._llm.vllm_config.scheduler_config.max_num_seqs > 0
+    assert (
+        real.live.engine.slots("smollm2-135m-instruct")
+        == real.live.engine.core._llm.vllm_config.scheduler_config.max_num_seqs
+        > 0
+    )
     assert real.live.engine.core._llm.vllm_config.scheduler_config.policy == "priority"
