@@ -46,10 +46,10 @@ class KeyNudges:
 
     async def stop(self) -> None:
         """End it. Idempotent."""
-        if self._task is not None:
+        while self._task is not None and not self._task.done():
+            # A read whose own time ran out in the same turn of the loop takes the cancellation for that, and goes on.
             self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait([self._task], timeout=PUBLISH_SECONDS)
         await self._forget_publisher()
 
     async def publish(self) -> bool:

@@ -144,3 +144,21 @@ async def test_without_redis_it_starts_and_stops() -> None:
     async with listening(1) as (nudges, nudged):
         assert not await nudges.publish()
         assert nudged.count == 0
+
+
+async def test_it_stops_though_a_cancellation_was_taken_for_something_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = 0
+
+    async def deaf(_self: KeyNudges) -> None:
+        nonlocal taken
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            taken += 1
+            if taken > 1:
+                raise
+
+    monkeypatch.setattr(KeyNudges, "_hear", deaf)
+    async with listening(1):
+        await asyncio.sleep(0.01)
+    assert taken == 2
