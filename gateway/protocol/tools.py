@@ -98,14 +98,19 @@ class ToolChoice:
     only: tuple[tuple[str, str], ...] = ()
 
 
+def plain_choice(word: str) -> ToolChoice:
+    """A ``tool_choice`` that is one word. Raises the problem at its place below the field."""
+    match word:
+        case "none" | "auto" | "required":
+            return ToolChoice(word)
+        case _:
+            raise not_one_of(word, _MODES).within()
+
+
 def read_tool_choice(value: object) -> ToolChoice:
     """A checked ``tool_choice``. Raises the problem at its place below the field."""
     if isinstance(value, str):
-        match value:
-            case "none" | "auto" | "required":
-                return ToolChoice(value)
-            case _:
-                raise not_one_of(value, _MODES).within()
+        return plain_choice(value)
     if not isinstance(value, dict):
         raise wrong_type("a string or an object", value).within()
     match value.get("type"):

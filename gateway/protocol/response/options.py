@@ -14,7 +14,14 @@ from gateway.protocol import refused
 from gateway.protocol.nested import kind_of, read_as, read_fields
 from gateway.protocol.sampling import nullable_options
 from gateway.protocol.structure import JsonObjectFormat, TextFormat
-from gateway.protocol.tools import MAX_TOOLS, FunctionName, ToolChoice, read_finite, read_function_parameters
+from gateway.protocol.tools import (
+    MAX_TOOLS,
+    FunctionName,
+    ToolChoice,
+    plain_choice,
+    read_finite,
+    read_function_parameters,
+)
 from gateway.protocol.validation import array_too_long, not_one_of, unsupported, wrong_type
 
 LOGPROBS: Final = "message.output_text.logprobs"
@@ -35,7 +42,6 @@ _HOSTED: Final = (
 _HOSTED_TOOLS: Final[refused.Refusals] = {
     kind: refused.Refusal("Only functions of the caller's own are supported as tools.") for kind in _HOSTED.split()
 }
-_MODES: Final = "'none', 'auto', 'required', or an object"
 
 
 class _Fields(BaseModel):
@@ -159,11 +165,7 @@ _CHOICES: Final = {"function": ChosenFunction, "allowed_tools": ChosenTools}
 
 def _tool_choice(value: object) -> ToolChoice:
     if isinstance(value, str):
-        match value:
-            case "none" | "auto" | "required":
-                return ToolChoice(value)
-            case _:
-                raise not_one_of(value, _MODES).within()
+        return plain_choice(value)
     if not isinstance(value, dict):
         raise wrong_type("a string or an object", value).within()
     if kind_of(value, _CHOICES, _HOSTED_TOOLS, "") == "function":
