@@ -60,8 +60,8 @@ def database(store_url: str, open_database: OpenDatabase) -> Database:
 
 @pytest.fixture
 def sqlite_database(tmp_path: Path, open_database: OpenDatabase) -> Database:
-    """A store that is ready, in a file; faults show at once."""
-    database = open_database(f"sqlite:///{tmp_path / 'sluice.db'}", timeout=0.05)
+    """A store that is ready, in a file. Its patience outlasts what a busy machine does to a test that meets no fault."""
+    database = open_database(f"sqlite:///{tmp_path / 'sluice.db'}", timeout=2.0)
     prepare(database, SECRET)
     return database
 
