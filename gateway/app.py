@@ -147,7 +147,7 @@ def create_app(
             *responses.routes(pipeline, shelf),
             *messages.routes(pipeline, engine),
             *pooling.routes(pipeline),
-            *models.routes(pipeline, engine),
+            *models.routes(pipeline, engine, audit),
             *tokenize.routes(pipeline, engine),
             *guard.routes(pipeline, guardian),
             *admin_guard.routes(pipeline, guardian, audit),

@@ -11,6 +11,7 @@ import typer
 
 from gateway.cli_adapters import adapters_app
 from gateway.cli_keys import keys_app
+from gateway.cli_models import models_app
 from gateway.cli_usage import usage_command
 from gateway.settings import Settings, SettingsError, load
 
@@ -32,6 +33,7 @@ app = typer.Typer(
 
 app.add_typer(keys_app(_load), name="keys")
 app.add_typer(adapters_app(_load), name="adapters")
+app.add_typer(models_app(_load), name="models")
 app.command("usage")(usage_command(_load))
 
 Config = Annotated[

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -16,12 +18,13 @@ from gateway.limits.reserve import LimitClass
 from gateway.pipeline import Pipeline
 from gateway.protocol.responses import DeletedModel, Model, ModelList
 from gateway.routing import Route
+from gateway.store.audit import AuditEntry
 
 log = logging.getLogger("sluice.models")
 
 
-def routes(pipeline: Pipeline, engine: Engine) -> list[Route]:
-    """The routes of this resource."""
+def routes(pipeline: Pipeline, engine: Engine, audit: Callable[[AuditEntry], None]) -> list[Route]:
+    """The routes of this resource; loading and unloading are written down by ``audit``."""
 
     async def list_models(exchange: Exchange) -> None:
         principal = await pipeline.enter(exchange)
@@ -40,6 +43,7 @@ def routes(pipeline: Pipeline, engine: Engine) -> list[Route]:
         principal = await pipeline.enter(exchange)
         model = _named(exchange, principal, engine)
         log.info("model %s is unloaded by %s", model.id, principal.id)
+        audit(_act(exchange, principal, "model.unload", model.id))
         await engine.unload(model.id)
         exchange.respond(200, orjson.dumps({"id": model.id, "object": "model", "deleted": True}))
 
@@ -47,6 +51,7 @@ def routes(pipeline: Pipeline, engine: Engine) -> list[Route]:
         principal = await pipeline.enter(exchange)
         model = _named(exchange, principal, engine)
         log.info("model %s is loaded by %s", model.id, principal.id)
+        audit(_act(exchange, principal, "model.load", model.id))
         try:
             await engine.load(model.id)
         except EngineError as error:
@@ -79,6 +84,19 @@ def _named(exchange: Exchange, principal: Principal, engine: Engine) -> ModelInf
         raise model_not_found()
     exchange.model = model.id
     return model
+
+
+def _act(exchange: Exchange, principal: Principal, act: str, model: str) -> AuditEntry:
+    """Written when it is ordered: it is done also if whoever asked does not wait for it."""
+    return AuditEntry(
+        ts=time.time(),
+        actor=principal.id,
+        act=act,
+        allowed=True,
+        target=model,
+        client_ip=exchange.address or None,
+        request_id=exchange.request_id,
+    )
 
 
 def _told(answer: ApiError, error: EngineError) -> ApiError:

@@ -60,7 +60,7 @@ def database(store_url: str, open_database: OpenDatabase) -> Database:
 
 @pytest.fixture
 def sqlite_database(tmp_path: Path, open_database: OpenDatabase) -> Database:
-    """A store that is ready, in a file. Its patience outlasts what a busy machine does to a test that meets no fault."""
+    """A store that is ready, in a file. Its patience outlasts what a busy machine does to a test without faults."""
     database = open_database(f"sqlite:///{tmp_path / 'sluice.db'}", timeout=2.0)
     prepare(database, SECRET)
     return database

@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from engine.types import ModelState
+from gateway.store.audit import AuditFilter, read_audit
 from tests.conformance.contract import assert_error
 from tests.support.gateways import Live, eventually, running
 from tests.support.stub_engine import LABELS, StubConfig, StubEngine
@@ -196,6 +197,24 @@ async def test_unloaded_models(tmp_path: Path) -> None:
             assert (await http.post("/v1/chat/completions", json=chat)).status_code == 200
             assert_error(await http.delete("/v1/models/nobody"), 404, "model_not_found", "model")
             assert_error(await http.post("/v1/models/a/b/load"), 404, "model_not_found", "model")
+
+
+async def test_loads_and_unloads_are_in_the_audit_log(tmp_path: Path) -> None:
+    async with (
+        running(StubEngine(CONFIG), tmp_path, with_store=True) as live,
+        httpx.AsyncClient(base_url=live.url, headers=live.authorization) as http,
+    ):
+        unloaded = await http.delete("/v1/models/stub")
+        await http.post("/v1/models/stub/load")
+        await http.post("/v1/models/nobody/load")
+        assert live.store is not None
+        assert live.store.audit.flush(30)
+        rows, _ = read_audit(live.store.database, AuditFilter(target="stub"))
+        nobody, _ = read_audit(live.store.database, AuditFilter(target="nobody"))
+    entries = [row.entry for row in reversed(rows)]
+    assert [(entry.act, entry.allowed) for entry in entries] == [("model.unload", True), ("model.load", True)]
+    assert entries[0].request_id == unloaded.headers["x-request-id"]
+    assert nobody == []
 
 
 @pytest.mark.parametrize(
