@@ -13,6 +13,7 @@ from typing import Any, Final
 import psutil
 
 from engine.adapters.manager import AdapterOptions
+from engine.layout import Layout, objections
 from engine.machine import available_memory
 from engine.types import EngineUnavailable, ModelKind
 
@@ -129,6 +130,9 @@ def engine_arguments(config: EngineConfig) -> dict[str, Any]:
     Raises :class:`EngineUnavailable` for arguments that contradict what the checks ahead of the engine rely on.
     """
     _refuse_doors(config.arguments)
+    layout = Layout.of(config.arguments)
+    for objection in objections(layout, config.model, cpu=on_cpu()):
+        raise EngineUnavailable(f"{objection.what}: {objection.remedy}")
     defaults: dict[str, Any] = {
         "served_model_name": config.served_name,
         "prefix_caching_hash_algo": "sha256",
@@ -154,7 +158,7 @@ def engine_arguments(config: EngineConfig) -> dict[str, Any]:
             "max_lora_rank": adapters.max_rank,
         }
     if on_cpu():
-        defaults |= _cpu_defaults(config)
+        defaults |= _cpu_defaults(config, layout)
     if config.kind == "transcribe":
         # Each keeps what the encoder made of 30 s; and two sounds are never the same, so there is nothing to cache.
         defaults |= {
@@ -192,14 +196,14 @@ def _structured_outputs(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return given | {"disable_any_whitespace": True}
 
 
-def _cpu_defaults(config: EngineConfig) -> dict[str, Any]:
+def _cpu_defaults(config: EngineConfig, layout: Layout) -> dict[str, Any]:
     memory = psutil.virtual_memory()
     defaults: dict[str, Any] = {
         "enforce_eager": True,
         # A vector is compared digit by digit, and a model of one pass gains little from half the bytes.
         "dtype": "float32" if config.pools else "bfloat16",
-        # vLLM reads this as a share of all memory that must be free at start.
-        "gpu_memory_utilization": round(min(0.9, max(0.05, needed_bytes(config) / memory.total)), 3),
+        # vLLM reads this as a share of all memory that must be free when each of its processes starts.
+        "gpu_memory_utilization": round(min(0.9, max(0.05, needed_bytes(config) / layout.devices / memory.total)), 3),
         "kv_cache_memory_bytes": GIB if config.pools else _kv_cache_bytes(config),
     }
     native = _native_context(config.model)
@@ -210,9 +214,11 @@ def _cpu_defaults(config: EngineConfig) -> dict[str, Any]:
 
 
 def needed_bytes(config: EngineConfig) -> int:
-    """What ``config`` is expected to take on a CPU: weights, KV cache and the engine itself."""
+    """What ``config`` is expected to take on a CPU: weights, KV cache and the engine itself, in all its processes."""
+    layout = Layout.of(config.arguments)
     cache = 0 if config.pools else _kv_cache_bytes(config)
-    return int(weights_bytes(config.model) * 1.3) + cache + OVERHEAD_BYTES
+    weights = int(weights_bytes(config.model) * 1.3) * layout.data
+    return weights + (cache + OVERHEAD_BYTES) * layout.devices
 
 
 def _kv_cache_bytes(config: EngineConfig) -> int:

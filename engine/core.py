@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import lru_cache
 from typing import Any
 
@@ -32,7 +32,9 @@ from engine.adapters.series import bound_lora_series
 from engine.adapters.shapes import base_shapes, local_directory
 from engine.config import AUTOMATIC, POOLED, on_cpu
 from engine.hotpath import HotPath, batch_token_histograms
+from engine.layout import Layout, cores_divided
 from engine.lora_cpu import CPU_LORA
+from engine.machine import allowed_cores
 from engine.output import Generation, as_engine_error
 from engine.parsing.choose import parsers_of
 from engine.parsing.sink import ParsingSink
@@ -85,6 +87,28 @@ class SchedulerLoad(StatLoggerBase):
         """Nothing to print."""
 
 
+class EngineLoad:
+    """The load of all copies of the model together; ``kv_usage`` is their mean."""
+
+    def __init__(self, copies: Sequence[SchedulerLoad]) -> None:
+        self._copies = copies
+
+    @property
+    def running(self) -> int:
+        """Sequences in the batches."""
+        return sum(each.running for each in self._copies)
+
+    @property
+    def waiting(self) -> int:
+        """Sequences that wait for a slot."""
+        return sum(each.waiting for each in self._copies)
+
+    @property
+    def kv_usage(self) -> float:
+        """Share of the KV cache in use, 0 to 1."""
+        return sum(each.kv_usage for each in self._copies) / len(self._copies)
+
+
 def _lora_request(lora: Lora) -> LoRARequest:
     return LoRARequest(lora_name=lora.name, lora_int_id=lora.id, lora_path=lora.path)
 
@@ -96,7 +120,7 @@ class EngineCore:
         self,
         llm: AsyncLLM,
         processes: EngineProcesses,
-        load: SchedulerLoad,
+        load: EngineLoad,
         limits: WatchdogLimits,
         tool_parser: str = AUTOMATIC,
         kind: ModelKind = "generate",
@@ -106,7 +130,8 @@ class EngineCore:
         self.processes = processes
         self.watchdog = Watchdog(limits, processes.cpu_seconds)
         self.context_length: int = llm.model_config.max_model_len
-        self.slots: int = llm.vllm_config.scheduler_config.max_num_seqs
+        copies = llm.vllm_config.parallel_config.data_parallel_size
+        self.slots: int = llm.vllm_config.scheduler_config.max_num_seqs * copies
         self.vocab_size: int = llm.model_config.get_vocab_size()
         self.parsers = parsers_of(llm, tool_parser, chat_template(llm.get_tokenizer()))
         reasons = self.parsers.marks is not None
@@ -151,9 +176,10 @@ class EngineCore:
             loads.append(SchedulerLoad(vllm_config, engine_index))
             return loads[-1]
 
-        llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments), stat_loggers=[keep_load])
+        with cores_divided(Layout.of(arguments), allowed_cores()) if on_cpu() else nullcontext():
+            llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments), stat_loggers=[keep_load])
         try:
-            return cls(llm, EngineProcesses.started_since(before), loads[0], limits, tool_parser, kind)
+            return cls(llm, EngineProcesses.started_since(before), EngineLoad(loads), limits, tool_parser, kind)
         except EngineUnavailable:
             llm.shutdown()
             raise
@@ -176,7 +202,7 @@ class EngineCore:
         return bool(self._llm.errored)
 
     @property
-    def load(self) -> SchedulerLoad:
+    def load(self) -> EngineLoad:
         """The scheduler's last word."""
         return self._load
 

@@ -1,7 +1,8 @@
-"""What memory this process may really use: the container's bound where there is one, else the machine's."""
+"""What memory and cores this process may really use: the container's bound where there is one, else the machine's."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import psutil
@@ -18,6 +19,11 @@ def available_memory() -> int:
         if limit is not None and used is not None:
             free = min(free, max(0, limit - used))
     return free
+
+
+def allowed_cores() -> list[int]:
+    """The cores that this process may run on."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
 def _number(path: Path) -> int | None:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Final
 
 from engine.config import EngineConfig, needed_bytes, on_cpu
-from engine.machine import available_memory
+from engine.machine import allowed_cores, available_memory
 
 #: Of what is free at start; the rest is for the gateway and for whatever else runs here.
 _SHARE: Final = 0.9
@@ -37,6 +37,15 @@ def _device_memory() -> int:
     from vllm.platforms import current_platform
 
     return int(current_platform.get_device_total_memory())
+
+
+def devices() -> int:
+    """What an engine's processes can be spread over: the cores of a CPU, else the GPUs of this machine."""
+    if on_cpu():
+        return len(allowed_cores())
+    from vllm.platforms import current_platform
+
+    return int(current_platform.device_count())
 
 
 def trim() -> None:

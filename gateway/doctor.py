@@ -19,7 +19,9 @@ from typing import Final
 from redis.exceptions import RedisError
 
 from engine.config import GIB, OVERHEAD_BYTES, check_environment, check_versions, on_cpu, weights_bytes
+from engine.layout import Layout, objections, short_of
 from engine.machine import available_memory
+from engine.memory import devices
 from engine.types import EngineUnavailable
 from gateway.access.secret import KEYS, deployment_secret
 from gateway.limits.client import connector
@@ -70,6 +72,7 @@ def _findings(settings: Settings) -> Iterator[Finding]:
         yield from _cuda_builds()
     yield _model(settings)
     yield _memory(settings)
+    yield from _layouts(settings)
     yield _disk(settings)
     yield _port(settings)
     yield from _store_and_authentication(settings)
@@ -125,6 +128,26 @@ def _memory(settings: Settings) -> Finding:
     free = available_memory()
     what = f"memory: about {needed / GIB:.1f} GiB needed, {free / GIB:.1f} GiB free"
     return Finding(free > needed, what, "close other programs, or choose a smaller model")
+
+
+def _layouts(settings: Settings) -> Iterator[Finding]:
+    """How each model's engine is spread, where somebody asked for more than one process of it."""
+    asked = [(settings.model or "", settings.engine, "")]
+    asked += [(model.model, model.engine, f"{model.name}: ") for model in settings.models]
+    for model, arguments, name in asked:
+        try:
+            layout = Layout.of(arguments)
+        except EngineUnavailable as error:
+            yield Finding(False, f"{name}{error}", "correct it")
+            continue
+        if layout == Layout():
+            continue
+        found = list(objections(layout, str(Path(model).expanduser()), cpu=on_cpu()))
+        if (short := short_of(layout, devices(), cpu=on_cpu())) is not None:
+            found.append(short)
+        yield from (Finding(False, name + each.what, each.remedy) for each in found)
+        if not found:
+            yield Finding(True, f"{name}engine: {layout.devices} processes that compute")
 
 
 def _disk(settings: Settings) -> Finding:

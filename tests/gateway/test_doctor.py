@@ -37,6 +37,24 @@ def test_what_is_wrong_and_what_to_do(tmp_path: Path) -> None:
     assert said.count("      -> ") == said.count("WRONG")
 
 
+def test_a_layout_that_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"num_attention_heads": 9, "num_hidden_layers": 2}')
+    (tmp_path / "model.safetensors").write_bytes(bytes(8))
+    engine: dict[str, Any] = {
+        "tensor_parallel_size": 2,
+        "pipeline_parallel_size": 512,
+        "distributed_executor_backend": "dask",
+    }
+    status, said = diagnosis(tmp_path, model=str(tmp_path), engine=engine)
+    assert (status, "WRONG engine.distributed_executor_backend" in said) == (1, True), said
+    del engine["distributed_executor_backend"]
+    status, said = diagnosis(tmp_path, model=str(tmp_path), engine=engine)
+    assert status == 1
+    for wrong in ("9 attention heads", "2 layers", " are needed (2 tensor x 512 pipeline"):
+        assert wrong in said, said
+    assert "-> set engine.tensor_parallel_size to one of 1, 3, 9" in said
+
+
 def test_keys_of_the_store_are_an_authentication(tmp_path: Path) -> None:
     environment = {**os.environ, "SLUICE_STATE_DIR": str(tmp_path / "state")}
     command = [str(Path(sys.executable).with_name("sluice")), "keys", "create", "--name", "x"]
