@@ -19,7 +19,7 @@ serve: ## Set up, prepare the sample model and serve it on 127.0.0.1:8000 (setti
 
 # What needs no engine runs two at a time; engines and processes want the machine for themselves.
 # PYTEST_ARGS may name tests of one kind only: none of the other kind (pytest's 5) is no failure then.
-test: setup ## Set up and run every test (PYTEST_ARGS=...); installs PostgreSQL, Redis, Prometheus and HAProxy where they are missing
+test: setup ## Set up and run every test (PYTEST_ARGS=...); installs servers and a browser for them where they are missing
 	@scripts/test-services.sh
 	@$(BIN)/python -m pytest -m "not engine and not slow" -n 2 --dist loadfile $(PYTEST_ARGS) || [ $$? -eq 5 ]
 	@$(BIN)/python -m pytest -m "engine or slow" $(PYTEST_ARGS) || [ $$? -eq 5 ]

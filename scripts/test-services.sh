@@ -1,6 +1,6 @@
 #!/bin/sh
 # Install what the tests start for themselves, where it is missing: servers (PostgreSQL, Redis,
-# Prometheus, HAProxy) and a voice (espeak-ng).
+# Prometheus, HAProxy), a voice (espeak-ng) and a browser (Chromium).
 # Nothing is started here, and what is there already is left as it is.
 set -eu
 
@@ -11,6 +11,7 @@ have_redis() { command -v redis-server >/dev/null 2>&1; }
 have_haproxy() { [ -x /usr/sbin/haproxy ] || command -v haproxy >/dev/null 2>&1; }
 have_prometheus() { command -v prometheus >/dev/null 2>&1 && command -v promtool >/dev/null 2>&1; }
 have_voice() { command -v espeak-ng >/dev/null 2>&1; }
+have_browser() { command -v chromium >/dev/null 2>&1; }
 
 missing=""
 have_postgres || missing="$missing postgresql"
@@ -18,6 +19,7 @@ have_redis || missing="$missing redis-server"
 have_prometheus || missing="$missing prometheus"
 have_haproxy || missing="$missing haproxy"
 have_voice || missing="$missing espeak-ng"
+have_browser || missing="$missing chromium"
 [ -n "$missing" ] || exit 0
 
 if ! command -v apt-get >/dev/null 2>&1; then
