@@ -66,19 +66,24 @@ RATE_SAMPLES = 64
 
 
 class SchedulerLoad(StatLoggerBase):
-    """Keeps the scheduler's last word: sequences running and waiting, and the share of KV cache in use."""
+    """Keeps the scheduler's last word: sequences running and waiting, and the share of KV cache in use; and counts
+    what was generated.
+    """
 
     def __init__(self, vllm_config: Any, engine_index: int = 0) -> None:  # noqa: ARG002 - vLLM's signature
         self.running = 0
         self.waiting = 0
         self.kv_usage = 0.0
+        self.generated_tokens = 0
 
-    def record(self, scheduler_stats: Any, *_: Any, **__: Any) -> None:
+    def record(self, scheduler_stats: Any, iteration_stats: Any = None, *_: Any, **__: Any) -> None:
         """Called by vLLM once per engine step."""
         if scheduler_stats is not None:
             self.running = scheduler_stats.num_running_reqs
             self.waiting = scheduler_stats.num_waiting_reqs
             self.kv_usage = scheduler_stats.kv_cache_usage
+        if iteration_stats is not None:
+            self.generated_tokens += iteration_stats.num_generation_tokens
 
     def log(self) -> None:
         """Nothing to print: the metrics say it."""

@@ -107,6 +107,7 @@ class ModelPool(Dispatch):
             kv_usage=max((state.kv_usage for state in states), default=0.0),
             restarts=sum(state.restarts for state in states),
             detail=next((state.detail for state in states if state.detail), None),
+            generated_tokens=sum(state.generated_tokens for state in states),
         )
 
     def _overall(self) -> Phase:

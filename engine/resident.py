@@ -105,9 +105,20 @@ class Resident:
 
     def info(self) -> ModelInfo:
         """The card with what changes from moment to moment."""
-        phase = self.phase
-        gone = self.state is ModelState.READY and phase is Phase.FAILED
-        return replace(self.card, phase=phase, users=self.users, state=ModelState.FAILED if gone else self.state)
+        if self.runtime is None:
+            return replace(self.card, phase=None, users=self.users, state=self.state)
+        engine = self.runtime.state()
+        gone = self.state is ModelState.READY and engine.phase is Phase.FAILED
+        return replace(
+            self.card,
+            phase=engine.phase,
+            users=self.users,
+            state=ModelState.FAILED if gone else self.state,
+            running=engine.running,
+            waiting=engine.waiting,
+            kv_usage=engine.kv_usage,
+            generated_tokens=engine.generated_tokens,
+        )
 
     @property
     def phase(self) -> Phase | None:

@@ -138,6 +138,7 @@ class VllmEngine:
             kv_usage=core.load.kv_usage if core else 0.0,
             restarts=self._restarts,
             detail=self._detail,
+            generated_tokens=core.load.generated_tokens if core else 0,
         )
 
     def slots(self) -> int:

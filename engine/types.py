@@ -335,7 +335,10 @@ class Phase(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class EngineState:
-    """A snapshot for readiness, metrics and admission; cheap to take. Counts are sequences, not requests."""
+    """A snapshot for readiness, metrics and admission; cheap to take. Counts are sequences, not requests.
+
+    ``generated_tokens``: since the engine's last start, so it may fall.
+    """
 
     phase: Phase
     running: int
@@ -344,6 +347,7 @@ class EngineState:
     kv_usage: float
     restarts: int
     detail: str | None = None
+    generated_tokens: int = 0
 
 
 #: What a model is for. ``embed``: text to a vector; ``classify``: text to labels; ``score``: two texts to a number.
@@ -374,6 +378,7 @@ class ModelInfo:
     ``context_length``, ``labels`` (of a classifier, in order) and ``width`` (of embeddings) are empty before the model
     was loaded once. ``phase``: its engine's, None while there is none. ``size_bytes``: memory of its processes;
     ``load_seconds``: how long the last load took; ``detail``: why it failed; ``users``: requests that hold it now.
+    ``running``, ``waiting``, ``kv_usage`` and ``generated_tokens`` are its engine's, as in :class:`EngineState`.
     """
 
     id: str
@@ -393,6 +398,10 @@ class ModelInfo:
     load_seconds: float | None = None
     detail: str | None = None
     users: int = 0
+    running: int = 0
+    waiting: int = 0
+    kv_usage: float = 0.0
+    generated_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

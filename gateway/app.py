@@ -43,6 +43,7 @@ from gateway.limits.client import connector
 from gateway.limits.limiter import RateLimits
 from gateway.media import Media
 from gateway.media.build import build_media
+from gateway.observability.live import LiveFigures
 from gateway.observability.logs import AccessLog
 from gateway.observability.memory import Sampled, read_fraction
 from gateway.observability.metrics import Metrics
@@ -64,6 +65,7 @@ from gateway.routes import (
     models,
     pooling,
     responses,
+    status,
     system,
     tokenize,
 )
@@ -137,6 +139,10 @@ def create_app(
         policy=_policy(settings),
         decoder=worker,
     )
+    figures = LiveFigures(engine, gate)
+    told = status.StatusSources(
+        engine, gate, figures, metrics, gateway.facts, engine_version, guarded=guardian is not None
+    )
     tool_metrics = AgentMetrics(metrics.registry)
     toolbox = Toolbox.build(settings.agent, tool_metrics)
     describe = cache(lambda: _describe(table))
@@ -157,6 +163,7 @@ def create_app(
             *audio.routes(_transcriptions(settings, pipeline, engine)),
             *adapter_routes.routes(pipeline.enter, adapters.administration),
             *(keys.routes(pipeline) if keys is not None else ()),
+            *status.routes(pipeline, told),
             *system.health_routes(gateway.is_started, gateway.not_ready_reason, gateway.degraded),
             *system.metrics_routes(
                 pipeline, metrics, gateway.refresh_metrics, worker, need_key=settings.metrics_need_key
@@ -167,7 +174,7 @@ def create_app(
     )
     front = Front(table, door, access_log, metrics)
     server = HttpServer(front, http_bounds(settings), on_reject=metrics.front_rejected)
-    services = [*_services(keys, jwt, limits, media, guardian, shelf), toolbox, adapters.service]
+    services = [*_services(keys, jwt, limits, media, guardian, shelf), toolbox, adapters.service, figures]
     gateway.attach(pipeline, front, server, services)
     return gateway
 

@@ -94,6 +94,8 @@ class Front:
         status = exchange.status or (rejection.status if rejection else 499)
         code = exchange.error_code or (rejection.code if rejection else None)
         self._metrics.request_finished(route, status, outcome, code, seconds)
+        if exchange.route is not None and exchange.route.runs_model:
+            self._metrics.recent.finished(outcome, code)
         if exchange.principal is not None:
             self._metrics.tenants.finished(exchange.principal.tenant, outcome)
         if exchange.route is not None and exchange.route.public and outcome == "completed":

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Protocol
 
 from engine.types import Engine
@@ -52,6 +53,20 @@ class Service(Protocol):
         """What of it does not work now, in words fit for a header; the process serves all the same."""
 
 
+@dataclass(frozen=True, slots=True)
+class ProcessFacts:
+    """The process as it tells of itself. ``not_ready`` None: new work is welcome. ``loop_lag_seconds``: the worst of
+    the last 30 s.
+    """
+
+    phase: str
+    not_ready: str | None
+    degraded: Sequence[str]
+    uptime_seconds: float
+    connections: int
+    loop_lag_seconds: float
+
+
 class Gateway:
     """Everything that runs. Made by :func:`gateway.app.create_app`; use from one event loop."""
 
@@ -71,6 +86,7 @@ class Gateway:
         self._metrics = metrics
         self._worker = worker
         self._phase = GatewayPhase.STARTING
+        self._began = time.monotonic()
         self._started = False
         self._front: Front | None = None
         self._server: HttpServer | None = None
@@ -108,6 +124,18 @@ class Gateway:
         words = [word for service in self._services for word in service.degraded()]
         models = self._engine.models()
         return words + (unwell(models) if len(models) > 1 else [])
+
+    def facts(self) -> ProcessFacts:
+        """What people who look at it are told."""
+        assert self._server is not None
+        return ProcessFacts(
+            phase=self._phase.value,
+            not_ready=self.not_ready_reason(),
+            degraded=self.degraded(),
+            uptime_seconds=time.monotonic() - self._began,
+            connections=self._server.connections,
+            loop_lag_seconds=self._lag_window.max,
+        )
 
     def refresh_metrics(self) -> None:
         """Bring gauges up to date before a scrape."""

@@ -10,6 +10,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histo
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from engine.types import AdapterInfo, EngineState, ModelInfo, ModelState, Phase, PoolState
+from gateway.observability.recent import LastMinute
 from gateway.observability.tenants import TenantMetrics
 
 _DURATION = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
@@ -68,6 +69,7 @@ class Metrics:
             "sluice_completion_tokens", "Completion tokens of settled requests.", ["model"],
             buckets=_TOKENS, registry=registry,
         )  # fmt: skip
+        self.recent = LastMinute()
         self.tenants = TenantMetrics()
         registry.register(self.tenants)
         self.in_flight = Gauge("sluice_requests_in_flight", "Admitted and not settled.", registry=registry)
@@ -239,6 +241,7 @@ class Metrics:
     def first_token(self, route: str, model: str, seconds: float) -> None:
         """Observe one request's time to first token."""
         self._bound_ttft(route, model).observe(seconds)
+        self.recent.first_token(seconds)
 
     def stream_completed(self, route: str, model: str, seconds: float, intervals: float) -> None:
         """Observe a stream's pace: ``seconds`` from its first token to its last, which are ``intervals`` apart.
@@ -286,6 +289,7 @@ class Metrics:
     def waited(self, seconds: float) -> None:
         """See :class:`gateway.admission.GateObserver`."""
         self._queue_wait.observe(seconds)
+        self.recent.waited(seconds)
 
     def shed(self, reason: str) -> None:
         """See :class:`gateway.admission.GateObserver`."""

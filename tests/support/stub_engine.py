@@ -139,6 +139,7 @@ class StubEngine:
         self.sink_errors: list[BaseException] = []
         self.model_state = ModelState.READY
         self.holds = 0
+        self.generated_tokens = 0
         self._waiting: deque[_Running] = deque()
         self._running: dict[str, _Running] = {}
         self._phase = Phase.STARTING
@@ -163,6 +164,10 @@ class StubEngine:
             self.config.context_length,
             images=self.config.images,
             state=self.model_state,
+            running=len(self._running),
+            waiting=len(self._waiting),
+            kv_usage=min(1.0, len(self._running) / self.config.max_running),
+            generated_tokens=self.generated_tokens,
         )
         hearing = [] if ear is None else [ModelInfo(ear, 1_700_000_000, 448, kind="transcribe")]
         return [first, *hearing, *(self._beside(name, kind) for name, kind in self.config.beside)]
@@ -187,6 +192,7 @@ class StubEngine:
             queued_tokens=sum(each.account.prompt_tokens for each in self._waiting),
             kv_usage=min(1.0, running / self.config.max_running),
             restarts=self._restarts,
+            generated_tokens=self.generated_tokens,
         )
 
     def slots(self, model: str) -> int:
@@ -535,6 +541,7 @@ class _Running:
         for choice in list(self.open.values()):
             gained = choice.advance(tokens)
             self.account.generated += gained.tokens
+            self.engine.generated_tokens += gained.tokens
             if self.request.stream:
                 self._push(gained)
             elif gained.finish_reason is not None:
