@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from gateway.app import http_bounds, identity
 from gateway.settings import Settings, SettingsError, load
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def file_with(tmp_path: Path, text: str) -> Path:
