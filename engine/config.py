@@ -15,6 +15,7 @@ import psutil
 from engine.adapters.manager import AdapterOptions
 from engine.layout import Layout, objections
 from engine.machine import available_memory
+from engine.transfer import transfer_config
 from engine.types import EngineUnavailable, ModelKind
 
 TESTED_VLLM: Final = "0.32.0"
@@ -167,6 +168,8 @@ def engine_arguments(config: EngineConfig) -> dict[str, Any]:
             "limit_mm_per_prompt": {"audio": 1},
             "logits_processors": ["engine.speech.rules:TimestampRules"],
         }
+    if (transfer := config.arguments.get("kv_transfer_config")) is not None:
+        defaults["kv_transfer_config"] = transfer_config(transfer)
     given = {name: value for name, value in config.arguments.items() if name not in defaults or name not in _MERGED}
     return defaults | given | {"model": config.model}
 
@@ -182,7 +185,7 @@ def _refuse_doors(arguments: Mapping[str, Any]) -> None:
 
 
 #: Arguments whose parts the operator and we set together.
-_MERGED: Final = frozenset({"structured_outputs_config"})
+_MERGED: Final = frozenset({"structured_outputs_config", "kv_transfer_config"})
 
 
 def _structured_outputs(arguments: Mapping[str, Any]) -> dict[str, Any]:

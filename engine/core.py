@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -45,6 +46,7 @@ from engine.prompt import PromptBuilder, chat_template
 from engine.sampling import check_bounds, check_speculation, to_vllm
 from engine.structured.plan import Plan, check_constraint, plan_of
 from engine.structured.uncut import UncutSink
+from engine.transfer import PREFILL_ONLY, facts_of
 from engine.types import (
     Constraint,
     DeltaSink,
@@ -56,6 +58,7 @@ from engine.types import (
     PoolingRequest,
     PromptTooLong,
     RequestRejected,
+    Sampling,
 )
 from engine.vision import Vision, engine_input
 from engine.watchdog import Watchdog, WatchdogLimits
@@ -148,6 +151,7 @@ class EngineCore:
             reasons=reasons,
             placeholder=None if self.vision is None else self.vision.placeholder,
         )
+        self.transfer_facts = facts_of(llm.vllm_config)
         self._speculates = llm.vllm_config.speculative_config is not None
         self._tokenizer = llm.get_tokenizer()
         self._hotpath = HotPath(llm, self.watchdog.sign_of_life)
@@ -301,8 +305,20 @@ class EngineCore:
 
     async def run(self, request: GenerationRequest, sink: DeltaSink, lora: Lora | None = None) -> None:
         """See :meth:`engine.types.Engine.run`. ``lora`` is held by the caller."""
+        await self._generate(request, sink, lora)
+
+    async def prefill(self, request: GenerationRequest, sink: DeltaSink) -> Mapping[str, object] | None:
+        """See :meth:`engine.types.Engine.prefill`."""
+        if self.transfer_facts is None:
+            raise RequestRejected("this engine hands no KV cache on", param="model")
+        alone = replace(request, sampling=Sampling(max_tokens=1, temperature=0.0), transfer=PREFILL_ONLY, stream=False)
+        return (await self._generate(alone, sink, None)).transfer
+
+    async def _generate(self, request: GenerationRequest, sink: DeltaSink, lora: Lora | None) -> Generation:
         self.check(request)
         params = to_vllm(request.sampling, stream=request.stream)
+        if request.transfer is not None:
+            params.extra_args = {"kv_transfer_params": dict(request.transfer)}
         if (plan := self.plan(request.constraint, request.parsing)) is not None:
             params.structured_outputs = plan.to_vllm()
             sink = UncutSink(sink, json=request.constraint is not None and plan.kind == "json")
@@ -325,6 +341,7 @@ class EngineCore:
             self._generations.discard(generation)
             if internal_id is not None:
                 self._hotpath.remove(internal_id)
+        return generation
 
     async def pool(self, request: PoolingRequest) -> Sequence[Any]:
         """vLLM's tensor for each prompt of ``request``. Cancelling aborts all of them."""

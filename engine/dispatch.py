@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from engine.types import (
@@ -16,6 +16,7 @@ from engine.types import (
     Delta,
     DeltaSink,
     Embeddings,
+    EngineError,
     GenerationRequest,
     Pairs,
     Parsing,
@@ -24,6 +25,7 @@ from engine.types import (
     TranscriptionCost,
     TranscriptionRequest,
     TranscriptSink,
+    TransferFacts,
 )
 
 if TYPE_CHECKING:
@@ -40,6 +42,17 @@ class Dispatch(ABC):
     @abstractmethod
     def _runtimes(self) -> Sequence[VllmEngine]:
         """Those of all models in memory."""
+
+    def transfer_facts(self, model: str) -> TransferFacts | None:
+        """See :meth:`engine.types.Engine.transfer_facts`."""
+        try:
+            return self._runtime_of(model).transfer_facts(model)
+        except EngineError:
+            return None
+
+    def prefill(self, request: GenerationRequest, sink: DeltaSink) -> Coroutine[Any, Any, Mapping[str, object] | None]:
+        """See :meth:`engine.types.Engine.prefill`."""
+        return self._runtime_of(request.model).prefill(request, sink)
 
     def adapters(self) -> Sequence[AdapterInfo]:
         """See :meth:`engine.types.Engine.adapters`."""

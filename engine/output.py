@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from vllm.outputs import CompletionOutput, RequestOutput
@@ -29,10 +30,10 @@ class Generation:
     """One running request: receives what vLLM's output processor emits and pushes it to the sink.
 
     ``put`` replaces ``RequestOutputCollector.put``, so no task wakes between vLLM's output handler and the sink.
-    ``done`` resolves when the last choice finished, or carries the error.
+    ``done`` resolves when the last choice finished, or carries the error. ``transfer``: what a connector said then.
     """
 
-    __slots__ = ("_alternatives", "_counter", "_first_choice", "_sink", "_tokenizer", "done", "started")
+    __slots__ = ("_alternatives", "_counter", "_first_choice", "_sink", "_tokenizer", "done", "started", "transfer")
 
     def __init__(
         self,
@@ -49,6 +50,7 @@ class Generation:
         self._first_choice: Any = None
         self.done: asyncio.Future[None] = loop.create_future()
         self.started = False
+        self.transfer: Mapping[str, object] | None = None
 
     @property
     def counts(self) -> bool:
@@ -89,6 +91,7 @@ class Generation:
         for choice in output.outputs:
             self._sink.delta(self._delta(choice))
         if output.finished:
+            self.transfer = output.kv_transfer_params
             self.done.set_result(None)
 
     def _delta(self, choice: CompletionOutput) -> Delta:

@@ -7,7 +7,7 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -47,6 +47,7 @@ from engine.types import (
     TranscriptionCost,
     TranscriptionRequest,
     TranscriptSink,
+    TransferFacts,
 )
 from engine.vision import images_of
 from engine.watchdog import WatchdogLimits
@@ -406,6 +407,22 @@ class VllmEngine:
                 await core.run(request, sink)
             else:
                 await self._run_with_adapter(core, request, sink)
+        finally:
+            self._ended()
+
+    def transfer_facts(self, model: str) -> TransferFacts | None:
+        """See :meth:`engine.types.Engine.transfer_facts`."""
+        core = self._core
+        serves = model == self._config.served_name and self._now() is Phase.READY
+        return core.transfer_facts if core is not None and serves else None
+
+    async def prefill(self, request: GenerationRequest, sink: DeltaSink) -> Mapping[str, object] | None:
+        """See :meth:`engine.types.Engine.prefill`."""
+        core = self._serving(request.model)
+        self._running += 1
+        self._idle.clear()
+        try:
+            return await core.prefill(request, sink)
         finally:
             self._ended()
 

@@ -245,7 +245,8 @@ class GenerationRequest:
     ``stream``: deltas as they come; otherwise exactly one final :class:`Delta` per choice. Of those that wait for the
     engine, the lowest ``priority`` is first; it fits an int64. Only requests of equal ``cache_salt`` share cached
     prompts. ``parsing`` None: all output is content. ``adapter``: its name among the model's; ``hold``, if there is
-    one, says which version, and the engine has it already.
+    one, says which version, and the engine has it already. ``transfer``: what another engine's :meth:`Engine.prefill`
+    of the same prompt returned, which is fetched instead of computed.
     """
 
     request_id: str
@@ -259,6 +260,20 @@ class GenerationRequest:
     parsing: Parsing | None = None
     adapter: str | None = None
     hold: AdapterHold | None = None
+    transfer: Mapping[str, object] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TransferFacts:
+    """What two engines must have in common for one to go on from the other's KV cache.
+
+    ``weights`` is a digest of the model's configuration and files, ``dtype`` of model and cache, ``block_size`` tokens.
+    """
+
+    connector: str
+    weights: str
+    dtype: str
+    block_size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -744,6 +759,16 @@ class Engine(Protocol):
 
     def generate(self, request: GenerationRequest) -> AsyncIterator[Delta]:
         """The same, pulled. Closing the iterator aborts in the engine."""
+
+    def transfer_facts(self, model: str) -> TransferFacts | None:
+        """What another engine must have in common with that of ``model``; None if it is away or has no connector."""
+
+    async def prefill(self, request: GenerationRequest, sink: DeltaSink) -> Mapping[str, object] | None:
+        """Compute the prompt, and one token that is thrown away, so that another engine can go on from there.
+
+        Returns what that one's ``request.transfer`` must be; None if it will find the cache by itself. Cancelling
+        aborts in the engine. Raises :class:`EngineError` kinds, :class:`RequestRejected` where there is no connector.
+        """
 
     def check_prompts(self, request: PoolingRequest) -> None:
         """Raise :class:`RequestRejected` if a prompt could never be run: length, vocabulary. Cheap."""

@@ -30,6 +30,7 @@ from gateway.admission import Gate, GateLimits, Gates
 from gateway.admission.adaptive import AdaptiveBound
 from gateway.agent.loop import Served
 from gateway.agent.toolbox import AgentMetrics, Toolbox
+from gateway.disaggregation.build import Disaggregation
 from gateway.front import Front
 from gateway.guardian.build import build_guardian
 from gateway.guardian.check import Unguarded
@@ -61,6 +62,7 @@ from gateway.routes import (
     chat,
     completions,
     guard,
+    internal,
     messages,
     models,
     pooling,
@@ -124,6 +126,7 @@ def create_app(
     )
     books = ObservedLedger(ledger, _count_for_tenants(settings, metrics))
     audit = store.audit.record if store is not None else unaudited
+    disaggregation = Disaggregation(settings, engine, secret, metrics)
     guardian = build_guardian(settings.guard, engine, metrics, audit, books)
     pipeline = Pipeline(
         engine=engine,
@@ -138,6 +141,7 @@ def create_app(
         metrics=metrics,
         policy=_policy(settings),
         decoder=worker,
+        prefills=disaggregation.prefills,
     )
     figures = LiveFigures(engine, gate)
     told = status.StatusSources(
@@ -161,6 +165,7 @@ def create_app(
                 _agents(settings, pipeline, toolbox, tool_metrics), _agent_bounds(settings), settings.request_timeout
             ),
             *audio.routes(_transcriptions(settings, pipeline, engine)),
+            *internal.routes(disaggregation.prefiller(gate, gateway, door, books)),
             *adapter_routes.routes(pipeline.enter, adapters.administration),
             *(keys.routes(pipeline) if keys is not None else ()),
             *status.routes(pipeline, told),
@@ -175,7 +180,7 @@ def create_app(
     front = Front(table, door, access_log, metrics)
     server = HttpServer(front, http_bounds(settings), on_reject=metrics.front_rejected)
     services = [*_services(keys, jwt, limits, media, guardian, shelf), toolbox, adapters.service, figures]
-    gateway.attach(pipeline, front, server, services)
+    gateway.attach(pipeline, front, server, [*services, *disaggregation.services])
     return gateway
 
 

@@ -12,6 +12,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
 from gateway.access.principal import Scope
+from gateway.disaggregation.seal import HEADER
 from gateway.routing import Route
 
 _ERRORS: Final = {
@@ -44,6 +45,7 @@ def document(routes: Iterable[Route]) -> dict[str, Any]:
     headers = {route.dialect.key_header.decode() for route in routes if route.dialect.key_header is not None}
     result.setdefault("components", {})["securitySchemes"] = {
         "key": {"type": "http", "scheme": "bearer"},
+        **({"seal": {"type": "apiKey", "in": "header", "name": HEADER}} if any(each.peers for each in routes) else {}),
         **{name: {"type": "apiKey", "in": "header", "name": name} for name in sorted(headers)},
     }
     for route in routes:
@@ -81,7 +83,7 @@ def _described(route: Route) -> APIRoute:
 
 
 def _tag(route: Route) -> str:
-    if route.public:
+    if route.public or route.peers:
         return "system"
     return "admin" if route.scope is Scope.ADMIN else "models"
 
@@ -120,6 +122,8 @@ def _complete(operation: dict[str, Any], route: Route) -> None:
         header = route.dialect.key_header
         operation["security"] = [{"key": []}] if header is None else [{"key": []}, {header.decode(): []}]
         operation["x-required-scope"] = route.scope.value
+    if route.peers:
+        operation["security"] = [{"seal": []}]
     content = operation["responses"]["200"].setdefault("content", {})
     if route.media_type != "application/json":
         content.clear()

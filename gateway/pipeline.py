@@ -17,6 +17,7 @@ from typing import Any, Final, TypeVar
 from engine.types import (
     AdapterHold,
     AdapterNotFound,
+    DeltaSink,
     Engine,
     EngineError,
     ModelInfo,
@@ -29,6 +30,7 @@ from gateway.access.isolation import CacheSalts
 from gateway.access.principal import Principal
 from gateway.adapters.catalog import AdapterCatalog
 from gateway.admission import Gates, Slot
+from gateway.disaggregation.remote import Prefills
 from gateway.errors import (
     PERMISSION,
     SERVER,
@@ -109,6 +111,7 @@ class Pipeline:
         metrics: Metrics,
         policy: Policy,
         decoder: Executor,
+        prefills: Prefills,
     ) -> None:
         self._engine = engine
         self._adapters = adapters
@@ -122,6 +125,7 @@ class Pipeline:
         self._metrics = metrics
         self._policy = policy
         self._decoder = decoder
+        self._prefills = prefills
         self.streams: set[StreamSink] = set()
 
     async def enter(self, exchange: Exchange) -> Principal:
@@ -501,7 +505,7 @@ class Pipeline:
         if not job.request.stream:
             whole = WholeSink(job.choices, meter)
             guarded = watch.sink(Outlet(whole, meter, job.choices, job.max_tokens))
-            await watch.run(job.run(self._engine, guarded, priority, stream=watch.streams))
+            await watch.run(self._generate(exchange, job, guarded, priority, stream=watch.streams))
             _annotate(exchange, watch)
             choices, usage = whole.choices(), usage_of(job, meter)
             if job.keep is not None:
@@ -513,13 +517,19 @@ class Pipeline:
         guarded = watch.sink(Outlet(sink, meter, job.choices, job.max_tokens))
         self.streams.add(sink)
         try:
-            await watch.run(job.run(self._engine, guarded, priority, stream=True))
+            await watch.run(self._generate(exchange, job, guarded, priority, stream=True))
         finally:
             self.streams.discard(sink)
         if job.keep is not None:
             sink.flush()
             await job.keep((), usage_of(job, meter))
         sink.finish(usage_of(job, meter))
+
+    async def _generate(
+        self, exchange: Exchange, job: Job[Any], sink: DeltaSink, priority: int, *, stream: bool
+    ) -> None:
+        job = await self._prefills.prefilled(job, exchange.principal)
+        await job.run(self._engine, sink, priority, stream=stream)
 
     def _too_late(self, exchange: Exchange) -> ApiError:
         if exchange.life is None or exchange.life.first_token_at is None:

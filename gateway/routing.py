@@ -29,7 +29,8 @@ class Route:
     ``scope`` None means public: anyone may call it, and ``public`` must say so too. ``request``, ``query``,
     ``response`` and ``stream`` are what the OpenAPI document says of body, query string, answer and events. ``dialect``
     is whose clients call it; ``errors`` are statuses that it may answer with beside those that every route has.
-    ``form``: the body is multipart/form-data instead of JSON.
+    ``form``: the body is multipart/form-data instead of JSON. ``peers``: only other servers of the deployment call it,
+    who show their seal instead of a key, and have limited and judged what they ask for.
     """
 
     method: str
@@ -50,12 +51,14 @@ class Route:
     errors: frozenset[int] = frozenset()
     form: bool = False
     slashes: bool = False
+    peers: bool = False
 
     def check(self) -> None:
         """Raise ValueError if the declaration has a hole."""
-        if (self.scope is None) is not self.public:
+        if (self.scope is None) is not (self.public or self.peers):
             raise ValueError(f"{self.method} {self.path}: declare a scope, or public=True")
-        if self.runs_model and (self.limit_class is LimitClass.NONE or self.guard is GuardPolicy.NONE):
+        open_ended = self.limit_class is LimitClass.NONE or self.guard is GuardPolicy.NONE
+        if self.runs_model and open_ended and not self.peers:
             raise ValueError(f"{self.method} {self.path}: a route that runs a model needs a limit class and a guard")
 
 

@@ -203,7 +203,10 @@ class Task(Protocol, Generic[N]):
 
 @dataclass(frozen=True, slots=True)
 class Job(Generic[T]):
-    """A request that is ready for admission. ``model`` is what the name in the ``request`` stands for."""
+    """A request that is ready for admission. ``model`` is what the name in the ``request`` stands for.
+
+    ``transfer``: what another engine said that has computed the one prompt.
+    """
 
     request: T
     model: ModelInfo
@@ -215,6 +218,7 @@ class Job(Generic[T]):
     cache_salt: str | None
     keep: Keep | None = None
     hold: AdapterHold | None = None
+    transfer: Mapping[str, object] | None = None
 
     @property
     def prompt_tokens(self) -> int:
@@ -295,6 +299,7 @@ def generation_of(job: Job[Any], index: int, priority: int = 0, *, stream: bool 
         parsing=job.request.parsing(),
         adapter=job.model.adapter,
         hold=job.hold,
+        transfer=job.transfer,
     )
 
 

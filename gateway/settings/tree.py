@@ -16,6 +16,7 @@ from gateway.settings.access import AccessSettings, JwtSettings
 from gateway.settings.accounts import CacheSettings, LedgerSettings, StoreSettings, UsageSettings
 from gateway.settings.adapters import AdapterSettings
 from gateway.settings.agent import AgentSettings
+from gateway.settings.disaggregation import DisaggregationSettings
 from gateway.settings.guard import GuardSettings
 from gateway.settings.http import HttpSettings
 from gateway.settings.limits import AdmissionSettings, LimitSettings
@@ -96,6 +97,7 @@ class Settings(BaseSettings):
     responses: ResponseSettings = ResponseSettings()
     agent: AgentSettings = AgentSettings()
     adapters: AdapterSettings = AdapterSettings()
+    disaggregation: DisaggregationSettings = DisaggregationSettings()
     engine: dict[str, Any] = Field({}, description="vLLM's engine arguments by their own names.")
     models: list[ModelSettings] = Field([], description="More models, each with its own engine (docs/models.md).")
     pool: PoolSettings = PoolSettings()

@@ -65,14 +65,14 @@ class Live:
         return self.metrics.registry.get_sample_value(name, labels) or 0.0
 
 
-async def start(engine: Engine, state_dir: Path, **flags: Any) -> Live:
+async def start(engine: Engine, /, state_dir: Path, **flags: Any) -> Live:
     """Start a gateway on a free port of this event loop; ready when this returns."""
     live = await listen(engine, state_dir, **flags)
     await live.gateway.start_engine()
     return live
 
 
-async def listen(engine: Engine, state_dir: Path, *, with_store: bool = False, **flags: Any) -> Live:
+async def listen(engine: Engine, /, state_dir: Path, *, with_store: bool = False, **flags: Any) -> Live:
     """As :func:`start`, but the engine is still to be started."""
     settings = load(flags={"port": 0, "api_key": KEY, "state_dir": state_dir, **flags})
     store = Store.open(settings, SECRET) if with_store else None
@@ -85,7 +85,7 @@ async def listen(engine: Engine, state_dir: Path, *, with_store: bool = False, *
 
 
 @asynccontextmanager
-async def running(engine: Engine, state_dir: Path, **flags: Any) -> AsyncIterator[Live]:
+async def running(engine: Engine, /, state_dir: Path, **flags: Any) -> AsyncIterator[Live]:
     """A gateway for the length of a block, on this event loop."""
     live = await start(engine, state_dir, **flags)
     try:

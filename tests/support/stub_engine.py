@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from array import array
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from hashlib import sha256 as sha256_of
@@ -51,6 +51,7 @@ from engine.types import (
     TranscriptionCost,
     TranscriptionRequest,
     TranscriptSink,
+    TransferFacts,
 )
 from tests.support import toy_model
 from tests.support.stub_speech import StubSpeech
@@ -89,6 +90,7 @@ class Faults:
 
     ``hang``: no progress (the phase says STALLED once ``hang_seen_after`` seconds passed); ``stall_first_token``: no
     request gets its first token; ``overload``: refuse with this retry_after; ``render_seconds``: how slow rendering is;
+    ``prefill_seconds``: so is a prefill for a peer;
     ``pool_seconds``, ``pool_fails``: what does not generate takes so long, and fails;
     ``huge_delta``: characters that the second delta of a stream carries; ``fail_start``: ``start`` cannot load.
     """
@@ -104,6 +106,7 @@ class Faults:
     fail_start: bool = False
     pool_seconds: float = 0.0
     pool_fails: bool = False
+    prefill_seconds: float = 0.0
 
 
 Ending = Literal["finished", "aborted", "failed"]
@@ -140,6 +143,9 @@ class StubEngine:
         self.model_state = ModelState.READY
         self.holds = 0
         self.generated_tokens = 0
+        self.transfer: TransferFacts | None = None
+        self.prefills: list[GenerationRequest] = []
+        self.transferred: list[Mapping[str, object]] = []
         self._waiting: deque[_Running] = deque()
         self._running: dict[str, _Running] = {}
         self._phase = Phase.STARTING
@@ -311,11 +317,23 @@ class StubEngine:
         _check_length(request, self.config.context_length)
 
     async def run(self, request: GenerationRequest, sink: DeltaSink) -> None:
+        if request.transfer is not None:
+            self.transferred.append(request.transfer)
         running = self._admit(request, sink)
         try:
             await running.done
         finally:
             self._forget(running)
+
+    def transfer_facts(self, model: str) -> TransferFacts | None:
+        return self.transfer if self.phase is Phase.READY else None
+
+    async def prefill(self, request: GenerationRequest, sink: DeltaSink) -> Mapping[str, object] | None:
+        """Hands on a promise of so many tokens, which any other stub believes."""
+        self.prefills.append(request)
+        await asyncio.sleep(self.faults.prefill_seconds)
+        await self.run(request, sink)
+        return {"tokens": len(request.prompt.token_ids)}
 
     def generate(self, request: GenerationRequest) -> AsyncIterator[Delta]:
         return pull(self, request)
