@@ -116,6 +116,11 @@ class EngineLoad:
         """Share of the KV cache in use, 0 to 1."""
         return sum(each.kv_usage for each in self._copies) / len(self._copies)
 
+    @property
+    def generated_tokens(self) -> int:
+        """Tokens since the engine's last start."""
+        return sum(each.generated_tokens for each in self._copies)
+
 
 def _lora_request(lora: Lora) -> LoRARequest:
     return LoRARequest(lora_name=lora.name, lora_int_id=lora.id, lora_path=lora.path)
