@@ -91,7 +91,7 @@ def test_a_life_of_several_models(http: httpx.Client, house: Threaded, places: d
     scores_are_the_reference_s(http, places["judge"])
     assert (states(http)["moods"], states(http)["judge"]) == ("cold", "ready")  # one left for the other
     assert house.live.engine.pool().evictions == {"moods": 1}
-    every_engine_is_seen(http)
+    every_engine_is_seen(http, house)
     what_cannot_be_loaded_harms_nobody(http)
     assert house.live.ledger.violations == []
 
@@ -211,11 +211,13 @@ def what_cannot_be_loaded_harms_nobody(http: httpx.Client) -> None:
     assert "broken" in http.get("/readyz").headers["x-degraded"]
 
 
-def every_engine_is_seen(http: httpx.Client) -> None:
+def every_engine_is_seen(http: httpx.Client, house: Threaded) -> None:
     text = http.get("/metrics").text
     running = [line for line in text.splitlines() if line.startswith("vllm:num_requests_running{")]
     seen = {line.split('model_name="')[1].split('"')[0] for line in running}
-    # The registry is the process's: the session's shared engine may be there too.
+    # The registry is the process's: the session's shared engine may be there too, with families of its own.
     assert {"toy", "judge"} <= seen
     assert not {"embedder", "moods", "broken", "huge"} & seen
-    assert text.count("# TYPE vllm:num_requests_running gauge") == 1
+    families = [family.name for family in house.live.engine._metrics.collect()]
+    assert families.count("vllm:num_requests_running") == 1
+    assert len(families) == len(set(families))
