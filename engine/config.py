@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -66,9 +67,18 @@ class EngineConfig:
 
 def kind_of(model: str) -> ModelKind:
     """What the model in a local directory is for, if nobody says. A hub id is taken for one that generates text."""
-    file = Path(model) / "config.json"
-    if file.is_file() and json.loads(file.read_text("utf-8")).get("model_type") == "whisper":
+    place = Path(model)
+    if not (place / "config.json").is_file():
+        return "generate"
+    config = json.loads((place / "config.json").read_text("utf-8"))
+    if config.get("model_type") == "whisper":
         return "transcribe"
+    architectures = config.get("architectures") or [""]
+    if architectures[0].endswith("ForSequenceClassification"):
+        return "classify"
+    # sentence-transformers writes modules.json; an encoder without a head can do nothing else.
+    if (place / "modules.json").is_file() or re.search(r"(Bert|Roberta|MPNet)Model$", architectures[0], re.IGNORECASE):
+        return "embed"
     return "generate"
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,14 @@ from typing import Any
 import pytest
 
 from engine import config
-from engine.config import EngineConfig, check_environment, check_versions, engine_arguments, prepare_environment
+from engine.config import (
+    EngineConfig,
+    check_environment,
+    check_versions,
+    engine_arguments,
+    kind_of,
+    prepare_environment,
+)
 from engine.types import EngineUnavailable, RequestRejected, Sampling
 
 
@@ -81,3 +89,28 @@ def test_pictures_are_bounded(tmp_path: Path) -> None:
     assert engine_arguments(EngineConfig(str(tmp_path), "m", max_images=3))["limit_mm_per_prompt"]["image"] == 3
     mine = {"limit_mm_per_prompt": {"image": 1}}
     assert engine_arguments(EngineConfig(str(tmp_path), "m", mine))["limit_mm_per_prompt"] == {"image": 1}
+
+
+@pytest.mark.parametrize(
+    ("config", "kind"),
+    [
+        ({"architectures": ["LlamaForCausalLM"]}, "generate"),
+        ({"architectures": ["GPT2LMHeadModel"]}, "generate"),
+        ({"architectures": ["ChatGLMModel"]}, "generate"),
+        ({}, "generate"),
+        ({"architectures": ["WhisperForConditionalGeneration"], "model_type": "whisper"}, "transcribe"),
+        ({"architectures": ["BertModel"]}, "embed"),
+        ({"architectures": ["XLMRobertaModel"]}, "embed"),
+        ({"architectures": ["DistilBertForSequenceClassification"]}, "classify"),
+    ],
+)
+def test_what_a_directory_is_for(config: dict[str, object], kind: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config), "utf-8")
+    assert kind_of(str(tmp_path)) == kind
+
+
+def test_a_sentence_transformer_embeds_whatever_it_is_built_on(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"architectures": ["Qwen3ForCausalLM"]}', "utf-8")
+    (tmp_path / "modules.json").write_text("[]", "utf-8")
+    assert kind_of(str(tmp_path)) == "embed"
+    assert kind_of("org/name") == "generate"
