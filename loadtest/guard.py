@@ -54,6 +54,8 @@ WORDS: Final = [
     "sea",
     ".",
 ]
+#: Common words stand for a violation, so that every text has one before long.
+PLANTED: Final = r"\b(?:two|the|and|of)\b"
 OFF: Final = GuardPolicies.model_validate({"policy": {"input": False}}).policies()
 INPUT: Final = GuardPolicies.model_validate({"policy": {"timeout": 30.0, "risks": {"jailbreaking": 0.999}}}).policies()
 OUTPUT: Final = GuardPolicies.model_validate(
@@ -179,7 +181,7 @@ async def bare_cpu(tokens: int = 4000) -> float:
 
 
 async def saved(live: Live) -> dict[str, float]:
-    """A model that will say a planted word early in 200 tokens: what was computed, and what was not."""
+    """A model that says a planted word early in what could be 200 tokens: how many of them were never computed."""
     guardian_of(live).policies = OUTPUT
     before = live.metric("sluice_guard_tokens_saved_total")
     question = "Count in words from one to one hundred, separated by commas."
@@ -218,7 +220,7 @@ def main() -> None:
         Served(str(ensure_sample(GUARD, cache)), SAMPLE_MODEL, "classify", pin=True, preload=True),
     ]
     guard = {
-        "evaluators": [{"kind": "sample"}, {"kind": "rules", "patterns": {"planted": "eleven|twelve|fourteen|twenty"}}],
+        "evaluators": [{"kind": "sample"}, {"kind": "rules", "patterns": {"planted": PLANTED}}],
     }
     with (
         tempfile.TemporaryDirectory() as state,
