@@ -36,7 +36,7 @@ from engine.hotpath import HotPath, batch_token_histograms
 from engine.layout import Layout, cores_divided
 from engine.lora_cpu import CPU_LORA
 from engine.machine import allowed_cores
-from engine.output import Generation, as_engine_error
+from engine.output import Generation, as_engine_error, note_times
 from engine.parsing.choose import parsers_of
 from engine.parsing.sink import ParsingSink
 from engine.plugin import GATEWAY_PID
@@ -335,8 +335,11 @@ class EngineCore:
         generation = Generation(sink, self._tokenizer, request.sampling.logprobs, asyncio.get_running_loop(), counter)
         self._generations.add(generation)
         internal_id = None
+        clocks: list[Any] = []
         try:
             internal_id = await self._submit(request, params, generation, sink, lora)
+            if request.times is not None:
+                clocks = self._clocks(internal_id, request.sampling.n)
             await generation.done
             self._finishes.append(time.monotonic())
         except BaseException:
@@ -346,6 +349,8 @@ class EngineCore:
             self._generations.discard(generation)
             if internal_id is not None:
                 self._hotpath.remove(internal_id)
+            if request.times is not None:
+                note_times(request.times, clocks)
         return generation
 
     async def pool(self, request: PoolingRequest) -> Sequence[Any]:
@@ -401,6 +406,15 @@ class EngineCore:
         if request.stream and not generation.counts:
             self._hotpath.add(queue.request_id, generation, sink, request.sampling)
         return str(queue.request_id)
+
+    def _clocks(self, internal_id: str, choices: int) -> list[Any]:
+        """vLLM's ``RequestStateStats`` of a request's choices, which note its phases; it forgets them at the end.
+
+        Choices of one prompt have the names that vllm/v1/engine/parallel_sampling.py gives them.
+        """
+        names = [internal_id] if choices == 1 else [f"{index}_{internal_id}" for index in range(choices)]
+        known = self._llm.output_processor.request_states
+        return [state.stats for name in names if (state := known.get(name)) is not None and state.stats is not None]
 
     @contextmanager
     def _refusals(self) -> Iterator[None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vllm.outputs import CompletionOutput, RequestOutput
@@ -15,6 +15,7 @@ from engine.types import (
     Delta,
     DeltaSink,
     EngineError,
+    EngineTimes,
     EngineUnavailable,
     FinishReason,
     GenerationFailed,
@@ -112,6 +113,20 @@ class Generation:
         if self._counter is not None:
             delta.reasoning_tokens = self._counter.count(choice.index, choice.token_ids)
         return delta
+
+
+def note_times(times: EngineTimes, clocks: Sequence[Any]) -> None:
+    """Note in ``times`` what vLLM's ``clocks`` (``RequestStateStats``) say; 0 is a phase that was not reached.
+
+    They are ``time.monotonic`` of the engine's process, which one machine's processes share.
+    """
+    for clock in clocks:
+        times.ran(
+            clock.queued_ts or None,
+            clock.scheduled_ts or None,
+            clock.first_token_ts or None,
+            clock.last_token_ts or None,
+        )
 
 
 def _ended_badly(reason: str) -> EngineError:

@@ -238,6 +238,33 @@ class AdapterHold(Protocol):
         """Let go. Idempotent."""
 
 
+@dataclass(slots=True)
+class EngineTimes:
+    """When the engine had the generations of one request, as ``time.monotonic`` seconds; None: it did not come to that.
+
+    Of several the first counts, of their last tokens the last. Noted once, when a generation ends.
+    """
+
+    queued_at: float | None = None
+    scheduled_at: float | None = None
+    first_token_at: float | None = None
+    last_token_at: float | None = None
+
+    def ran(
+        self, queued: float | None, scheduled: float | None, first_token: float | None, last_token: float | None
+    ) -> None:
+        """One generation has ended."""
+        self.queued_at = _earlier(self.queued_at, queued)
+        self.scheduled_at = _earlier(self.scheduled_at, scheduled)
+        self.first_token_at = _earlier(self.first_token_at, first_token)
+        if last_token is not None:
+            self.last_token_at = max(last_token, self.last_token_at or last_token)
+
+
+def _earlier(one: float | None, other: float | None) -> float | None:
+    return one if other is None else other if one is None else min(one, other)
+
+
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """One generation of ``sampling.n`` choices. ``request_id`` is made by the gateway, never by a client.
@@ -246,7 +273,8 @@ class GenerationRequest:
     engine, the lowest ``priority`` is first; it fits an int64. Only requests of equal ``cache_salt`` share cached
     prompts. ``parsing`` None: all output is content. ``adapter``: its name among the model's; ``hold``, if there is
     one, says which version, and the engine has it already. ``transfer``: what another engine's :meth:`Engine.prefill`
-    of the same prompt returned, which is fetched instead of computed.
+    of the same prompt returned, which is fetched instead of computed. ``times``: where to note when
+    it was in which phase.
     """
 
     request_id: str
@@ -261,6 +289,7 @@ class GenerationRequest:
     adapter: str | None = None
     hold: AdapterHold | None = None
     transfer: Mapping[str, object] | None = None
+    times: EngineTimes | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
@@ -48,6 +49,7 @@ from gateway.observability.live import LiveFigures
 from gateway.observability.logs import AccessLog
 from gateway.observability.memory import Sampled, read_fraction
 from gateway.observability.metrics import Metrics
+from gateway.observability.tracing.build import build_tracing
 from gateway.openapi import document
 from gateway.pipeline import Pipeline, Policy
 from gateway.protocol.agent import AgentBounds
@@ -177,9 +179,10 @@ def create_app(
             *system.document_routes(describe, worker, page=settings.dev),
         ]
     )
-    front = Front(table, door, access_log, metrics)
+    tracer = build_tracing(settings.tracing, os.environ, metrics)
+    front = Front(table, door, access_log, metrics, tracer)
     server = HttpServer(front, http_bounds(settings), on_reject=metrics.front_rejected)
-    services = [*_services(keys, jwt, limits, media, guardian, shelf), toolbox, adapters.service, figures]
+    services = [tracer, *_services(keys, jwt, limits, media, guardian, shelf), toolbox, adapters.service, figures]
     gateway.attach(pipeline, front, server, [*services, *disaggregation.services])
     return gateway
 

@@ -13,6 +13,7 @@ from gateway.dialect import OPENAI, Dialect
 from gateway.errors import ApiError, invalid, too_large
 from gateway.http.connection import Scope, response_stream
 from gateway.http.headers import SECURITY_HEADERS
+from gateway.observability.tracing.span import NO_SPAN, Span
 from gateway.protocol.encode import sse
 from gateway.routing import Route
 from gateway.usage.life import Life
@@ -47,6 +48,7 @@ class Exchange:
         "request_id",
         "route",
         "scope",
+        "span",
         "started",
         "status",
         "stream",
@@ -69,6 +71,7 @@ class Exchange:
         self.adapter: str | None = None
         self.labels: Mapping[str, str] = {}
         self.life: Life | None = None
+        self.span: Span = NO_SPAN
         self.tokens: tuple[int, int] = (0, 0)
         self.streaming = False
         self.started = False

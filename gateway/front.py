@@ -16,6 +16,8 @@ from gateway.exchange import Exchange, Receive
 from gateway.http.connection import Scope as AsgiScope
 from gateway.observability.logs import AccessEntry, AccessLog
 from gateway.observability.metrics import Metrics
+from gateway.observability.tracing.server import finish
+from gateway.observability.tracing.tracer import Tracer
 from gateway.routing import Route, RouteTable
 
 log = logging.getLogger("sluice.front")
@@ -27,16 +29,18 @@ API_PREFIX = b"/v1/"
 class Front:
     """Pure ASGI. Knows every exchange that is running."""
 
-    def __init__(self, routes: RouteTable, door: Door, access_log: AccessLog, metrics: Metrics) -> None:
+    def __init__(self, routes: RouteTable, door: Door, access_log: AccessLog, metrics: Metrics, tracer: Tracer) -> None:
         self._routes = routes
         self._door = door
         self._access_log = access_log
         self._metrics = metrics
+        self._tracer = tracer
         self.running: set[Exchange] = set()
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Callable[[Any], Awaitable[None]]) -> None:  # noqa: ARG002
         """Serve one request."""
         exchange = Exchange(scope, receive)
+        exchange.span = self._tracer.begin(scope["headers"], exchange.received)
         self.running.add(exchange)
         exchange.bind(_current_task())
         outcome = "error"
@@ -93,13 +97,17 @@ class Front:
         rejection = exchange.stream.rejection
         status = exchange.status or (rejection.status if rejection else 499)
         code = exchange.error_code or (rejection.code if rejection else None)
-        self._metrics.request_finished(route, status, outcome, code, seconds)
+        # Probes and scrapes would drown the rest, as lines and as traces.
+        quiet = exchange.route is not None and exchange.route.public and outcome == "completed"
+        exemplar = None if quiet else exchange.span.exemplar
+        self._metrics.request_finished(route, status, outcome, code, seconds, exemplar)
         if exchange.route is not None and exchange.route.runs_model:
             self._metrics.recent.finished(outcome, code)
         if exchange.principal is not None:
             self._metrics.tenants.finished(exchange.principal.tenant, outcome)
-        if exchange.route is not None and exchange.route.public and outcome == "completed":
-            return  # probes and scrapes would drown the rest
+        if quiet:
+            return
+        finish(exchange, status, outcome, code)
         self._access_log.record(_entry(exchange, route, status, outcome, code, seconds))
 
 
@@ -126,6 +134,7 @@ def _entry(exchange: Exchange, route: str, status: int, outcome: str, code: str 
         code=code,
         labels=exchange.labels or None,
         tenant=exchange.principal.tenant if exchange.principal else None,
+        trace_id=exchange.span.trace_id,
     )
 
 

@@ -48,6 +48,8 @@ from gateway.guardian.check import Guard, Outlet, Passages, Subject, Watch
 from gateway.limits.reserve import Demand, Lease, LimitClass, Limits
 from gateway.media import Media
 from gateway.observability.metrics import Metrics
+from gateway.observability.tracing.inference import inference, timed
+from gateway.observability.tracing.span import LEAST_WAIT, NO_SPAN, Span
 from gateway.protocol.encode import new_id
 from gateway.protocol.images import ImageReference, Images
 from gateway.protocol.sampling import RequestBounds
@@ -170,12 +172,13 @@ class Pipeline:
         exchange.streaming = request.stream
         exchange.labels = request.labels()
         watch = self.watch(exchange, principal, model, surface.prompt_param)
-        async with self.until(deadline, exchange), self.holding(model) as model:
+        async with self.until(deadline, exchange), self.holding(model, exchange.span) as model:
             if recall is not None:
                 request = await recall(request)
             request = await watch.screen(request, surface.texts)
             async with self.pictures(exchange, surface.images(request), model, principal) as images:
-                prompts = await self._render(surface, request, model, images)
+                with exchange.span.child("render"):
+                    prompts = await self._render(surface, request, model, images)
             job = self._plan(surface, request, prompts, model, principal, _life_of(exchange).request_id, keep)
             await self.serve(exchange, principal, job, watch, partial(surface.texts, request), deadline)
 
@@ -188,9 +191,10 @@ class Pipeline:
         model = self.resolve(request.model, principal, task.kinds)
         exchange.model, exchange.adapter = model.id, model.adapter
         watch = self.watch(exchange, principal, model, task.prompt_param)
-        async with self.until(deadline, exchange), self.holding(model) as model:
+        async with self.until(deadline, exchange), self.holding(model, exchange.span) as model:
             request = await watch.screen(request, task.texts)
-            work = await self._prepare(task, request, model, _life_of(exchange).request_id)
+            with exchange.span.child("render"):
+                work = await self._prepare(task, request, model, _life_of(exchange).request_id)
             async with (
                 self._reserved(exchange, principal, work),
                 watch.over(partial(task.texts, request)),
@@ -233,9 +237,13 @@ class Pipeline:
         deadline: float,
     ) -> None:
         """Reserve, admit, run and settle ``job``: whatever it asks of a model. Raises :class:`ApiError`."""
+        job = timed(job, exchange.span)
         async with self._reserved(exchange, principal, job), watch.over(passages):
-            await self._constrain(job, principal.tenant)
-            async with self._holding_adapter(job) as held, self._turn(exchange, principal, held, deadline) as slot:
+            await self._constrain(job, principal.tenant, exchange.span)
+            async with (
+                self._holding_adapter(job, exchange.span) as held,
+                self._turn(exchange, principal, held, deadline) as slot,
+            ):
                 await self._admitted(exchange, principal, held, slot, partial(self._run, watch=watch))
 
     # -- who ----------------------------------------------------------------------------------------------------
@@ -252,11 +260,12 @@ class Pipeline:
 
     async def read(self, exchange: Exchange, parse: Callable[[bytes, RequestBounds], R]) -> R:
         """The checked request in the body; large ones are taken apart off the event loop."""
-        body = await exchange.json_body(self._policy.max_body_bytes)
-        if len(body) <= INLINE_BYTES:
-            return parse(body, self._policy.bounds)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._decoder, parse, body, self._policy.bounds)
+        with exchange.span.child("read"):
+            body = await exchange.json_body(self._policy.max_body_bytes)
+            if len(body) <= INLINE_BYTES:
+                return parse(body, self._policy.bounds)
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._decoder, parse, body, self._policy.bounds)
 
     def resolve(self, name: str, principal: Principal, kinds: Collection[ModelKind] | None = None) -> ModelInfo:
         """What ``name`` means to ``principal``: a model, or one with its ``adapter``; ids of models come first.
@@ -289,13 +298,14 @@ class Pipeline:
         return self._policy.hide_unloaded_models and model.state in (ModelState.UNLOADED, ModelState.UNLOADING)
 
     @asynccontextmanager
-    async def holding(self, model: ModelInfo) -> AsyncIterator[ModelInfo]:
+    async def holding(self, model: ModelInfo, span: Span = NO_SPAN) -> AsyncIterator[ModelInfo]:
         """``model`` in memory for the length of a block, with all that is known of it then.
 
-        Raises :class:`ApiError` 503.
+        ``span``: whoever waits for a load. Raises :class:`ApiError` 503.
         """
         try:
-            hold = await self._engine.hold(model.id)
+            with NO_SPAN if model.state is ModelState.READY else span.child("load model"):
+                hold = await self._engine.hold(model.id)
         except EngineError as error:
             raise from_engine(error, prompt_param="model") from error
         try:
@@ -326,7 +336,9 @@ class Pipeline:
             raise unsupported_modality(references[0].param.rpartition("[")[0])
         async with self._media.place(principal.tenant):
             self._limits.known(principal, exchange.address)
-            yield await self._media.fetch(references)
+            with exchange.span.child("fetch images", {"sluice.images": len(references)}):
+                images = await self._media.fetch(references)
+            yield images
 
     async def _render(self, surface: Surface[T], request: T, model: ModelInfo, images: Images) -> Sequence[Prompt]:
         try:
@@ -371,7 +383,8 @@ class Pipeline:
             tokens=work.prompt_tokens + work.max_tokens * work.choices if work else 0,
             prompt_param=work.prompt_param if work else None,
         )
-        lease = await self._limits.reserve(demand)
+        with exchange.span.child("reserve"):
+            lease = await self._limits.reserve(demand)
         exchange.rate_headers = lease.headers
         return lease
 
@@ -386,18 +399,20 @@ class Pipeline:
 
     @asynccontextmanager
     async def _turn(self, exchange: Exchange, principal: Principal, work: Work, deadline: float) -> AsyncIterator[Slot]:
-        slot = await self._gate.enter(ticket_of(work, principal, deadline))
+        with exchange.span.child("queue"):
+            slot = await self._gate.enter(ticket_of(work, principal, deadline))
         try:
             yield slot
         finally:
             slot.leave(sum(exchange.tokens))
 
-    async def _constrain(self, job: Job[Any], tenant: str) -> None:
+    async def _constrain(self, job: Job[Any], tenant: str, span: Span) -> None:
         constraint, parsing = job.request.constraint(), job.request.parsing()
         if constraint is None and (parsing is None or parsing.tools is None):
             return
         try:
-            await self._engine.constrain(job.model.id, constraint, parsing, tenant=tenant)
+            with span.child("constrain"):
+                await self._engine.constrain(job.model.id, constraint, parsing, tenant=tenant)
         except EngineError as error:
             raise from_engine(error, prompt_param=job.prompt_param) from error
 
@@ -410,13 +425,14 @@ class Pipeline:
             return await self._engine.hold_adapter(model, adapter)
 
     @asynccontextmanager
-    async def _holding_adapter(self, job: Job[Any]) -> AsyncIterator[Job[Any]]:
+    async def _holding_adapter(self, job: Job[Any], span: Span) -> AsyncIterator[Job[Any]]:
         """``job`` with its adapter in the engine: whoever waits for one that is cold takes no slot meanwhile."""
         if job.model.adapter is None:
             yield job
             return
         try:
-            hold = await self._hold_adapter(job.model.id, job.model.adapter)
+            with span.child("load adapter", {"sluice.adapter": job.model.adapter}, least=LEAST_WAIT):
+                hold = await self._hold_adapter(job.model.id, job.model.adapter)
         except EngineError as error:
             raise from_engine(error, prompt_param=job.prompt_param) from error
         try:
@@ -451,10 +467,12 @@ class Pipeline:
         )
         try:
             life.dispatched()
-            await run(exchange, work, meter, slot.priority)
+            with inference(exchange, work, meter):
+                try:
+                    await run(exchange, work, meter, slot.priority)
+                except EngineError as error:
+                    raise from_engine(error, prompt_param=work.prompt_param) from error
             completed = True
-        except EngineError as error:
-            raise from_engine(error, prompt_param=work.prompt_param) from error
         finally:
             exchange.tokens = (work.prompt_tokens, meter.tokens)
             life.cached_tokens = meter.cached
@@ -473,7 +491,7 @@ class Pipeline:
             return  # its first token is its last: no latency that anybody waits for
         slot.first_token()
         assert exchange.route is not None
-        self._metrics.first_token(exchange.route.path, exchange.model or "", life.ttft() or 0.0)
+        self._metrics.first_token(exchange.route.path, exchange.model or "", life.ttft() or 0.0, exchange.span.exemplar)
 
     def _paced(self, exchange: Exchange, life: Life, job: Work, tokens: int) -> None:
         if not exchange.streaming or life.first_token_at is None:
@@ -560,6 +578,7 @@ def _subject(exchange: Exchange, principal: Principal, model: ModelInfo, param: 
         exchange.request_id,
         exchange.address,
         model.adapter,
+        exchange.span,
     )
 
 

@@ -14,6 +14,7 @@ from engine.types import (
     Constraint,
     DeltaSink,
     Engine,
+    EngineTimes,
     GenerationRequest,
     ModelInfo,
     ModelKind,
@@ -219,6 +220,7 @@ class Job(Generic[T]):
     keep: Keep | None = None
     hold: AdapterHold | None = None
     transfer: Mapping[str, object] | None = None
+    times: EngineTimes | None = None
 
     @property
     def prompt_tokens(self) -> int:
@@ -300,6 +302,7 @@ def generation_of(job: Job[Any], index: int, priority: int = 0, *, stream: bool 
         adapter=job.model.adapter,
         hold=job.hold,
         transfer=job.transfer,
+        times=job.times,
     )
 
 

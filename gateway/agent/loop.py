@@ -17,6 +17,8 @@ from gateway.agent.toolbox import AgentMetrics, CallResult, Toolbox
 from gateway.agent.turn import BudgetSpent, TurnEncoder, TurnExchange, TurnRequest, TurnSurface, event
 from gateway.errors import ApiError, invalid
 from gateway.exchange import Exchange
+from gateway.observability.tracing.inference import PROVIDER
+from gateway.observability.tracing.span import NO_SPAN, Attributes, Span
 from gateway.pipeline import Pipeline
 from gateway.protocol.agent import AgentPlan, StopReason
 from gateway.protocol.chat import Message
@@ -87,12 +89,14 @@ class Agent:
         self._tools = tools
         self._ends_at = ends_at
         self._record = Record(new_id("agent-"), int(time.time()))
+        self._span: Span = NO_SPAN
 
     async def run(self) -> None:
         """Answer. Raises :class:`ApiError`: before the first token an answer by itself, then a stream's last event."""
         reason: str = "failed"
         try:
-            stopped = await self._loop()
+            with self._exchange.span.child("invoke_agent", self._asked()) as self._span:
+                stopped = await self._loop()
             self._answer(stopped)
             reason = stopped
         except asyncio.CancelledError:
@@ -101,6 +105,13 @@ class Agent:
         finally:
             self._served.metrics.runs.labels(reason).inc()
             self._log(reason)
+
+    def _asked(self) -> Attributes:
+        return {
+            "gen_ai.operation.name": "invoke_agent",
+            "gen_ai.provider.name": PROVIDER,
+            "gen_ai.agent.id": self._record.id,
+        }
 
     async def _loop(self) -> StopReason:
         for step in range(1, self._plan.max_steps + 1):
@@ -146,7 +157,7 @@ class Agent:
             update["tool_choice"] = ToolChoice("auto", chat.tool_choice.only)
         request = TurnRequest(chat.model_copy(update=update), room)
         encoder = TurnEncoder(step, show_reasoning=chat.include_reasoning)
-        exchange = TurnExchange(self._exchange, ends_at)
+        exchange = TurnExchange(self._exchange, ends_at, self._span)
         self._served.metrics.steps.inc()
         try:
             await self._served.pipeline.generate(exchange, TurnSurface(request, encoder), principal=self._principal)
@@ -202,7 +213,10 @@ class Agent:
         if place >= self._served.max_calls:
             result = CallResult("error", f"Error: at most {self._served.max_calls} calls at once", cut=False, seconds=0)
         else:
-            result = await self._served.toolbox.run(self._tools[call.name], call.arguments, seconds)
+            with self._span.child(f"execute_tool {call.name}", _execution(call)) as span:
+                result = await self._served.toolbox.run(self._tools[call.name], call.arguments, seconds)
+                if result.outcome != "ok":
+                    span.fail(result.outcome)
         self._show("agent.tool_call.completed", step, call=_came_of(call, result))
         if result.outcome != "ok":
             log.warning(
@@ -257,6 +271,15 @@ class Agent:
             "completion_tokens": self._record.used.completion_tokens,
         }
         log.info("agent finished", extra={"request_id": self._exchange.request_id, "fields": fields})
+
+
+def _execution(call: Call) -> Attributes:
+    return {
+        "gen_ai.operation.name": "execute_tool",
+        "gen_ai.tool.name": call.name,
+        "gen_ai.tool.call.id": call.id,
+        "gen_ai.tool.type": "extension",
+    }
 
 
 def _named(call: Call) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from gateway.errors import ApiError
 from gateway.exchange import Exchange
 from gateway.guardian.check import Passages
 from gateway.http.connection import EXTENSION, ResponseStream
+from gateway.observability.tracing.span import Span
 from gateway.pipeline import FLAGGED
 from gateway.protocol.chat import ChatCompletionRequest
 from gateway.protocol.encode import KEEP_ALIVE, Choice, Usage, sse
@@ -229,14 +230,17 @@ class _TurnStream:
 
 
 class TurnExchange(Exchange):
-    """What the pipeline holds of one turn of ``parent``, which must be over at ``ends_at`` (``time.monotonic``)."""
+    """What the pipeline holds of one turn of ``parent``, which must be over at ``ends_at`` (``time.monotonic``)
+    and shows up within ``span``.
+    """
 
-    def __init__(self, parent: Exchange, ends_at: float) -> None:
+    def __init__(self, parent: Exchange, ends_at: float, span: Span) -> None:
         scope = {**parent.scope, "extensions": {EXTENSION: _TurnStream(parent.stream)}}
         super().__init__(scope, _no_body)
         self.route = parent.route
         self.principal = parent.principal
         self.address = parent.address
+        self.span = span
         self._parent = parent
         self._ends_at = ends_at
 

@@ -10,6 +10,7 @@ from typing import Literal, Protocol, TypeAlias, TypeVar
 
 from engine.types import DeltaSink
 from gateway.access.principal import Principal
+from gateway.observability.tracing.span import NO_SPAN, Span
 
 #: Who wrote a passage. ``tool``: the result of a call; ``tools``: what the request declares of its tools.
 Source: TypeAlias = Literal["system", "user", "assistant", "tool", "tools"]
@@ -51,7 +52,8 @@ Passages: TypeAlias = Sequence[str | Passage | TokenPassage]
 class Subject:
     """Whose request is guarded, and where it goes.
 
-    ``param`` is the wire field that carries the text; ``request_id`` the ``X-Request-Id`` of the answer.
+    ``param`` is the wire field that carries the text; ``request_id`` the ``X-Request-Id`` of the answer;
+    ``span`` is that of the request.
     """
 
     principal: Principal
@@ -62,6 +64,7 @@ class Subject:
     request_id: str = ""
     address: str = ""
     adapter: str | None = None
+    span: Span = NO_SPAN
 
 
 class TokenMeter(Protocol):

@@ -15,7 +15,9 @@ from gateway.guardian.holdback import Ruling
 from gateway.guardian.observer import GuardObserver
 from gateway.guardian.panel import Assessment, Panel
 from gateway.guardian.policy import DEFAULT_THRESHOLD, Policy
-from gateway.guardian.verdicts import Content, Span, Verdict
+from gateway.guardian.verdicts import Content, Verdict
+from gateway.guardian.verdicts import Span as TextSpan
+from gateway.observability.tracing.span import NO_SPAN, Attributes, Span
 from gateway.store.audit import AuditEntry
 
 INPUT: Final = "input"
@@ -77,13 +79,20 @@ class Court:
         *,
         glued: Sequence[Content] = (),
         remember: bool = True,
+        span: Span = NO_SPAN,
     ) -> Heard:
-        """Have all ``contents`` judged at once, and ``glued`` by evaluators that need no model."""
+        """Have all ``contents`` judged at once, and ``glued`` by evaluators that need no model, within ``span``."""
         thresholds = self.thresholds(policy)
 
         def assess(content: Content, *, learned: bool) -> Awaitable[Assessment]:
             return self.panel.assess(
-                content, thresholds, stage=stage, seconds=policy.timeout, remember=remember, learned=learned
+                content,
+                thresholds,
+                stage=stage,
+                seconds=policy.timeout,
+                remember=remember,
+                learned=learned,
+                span=span,
             )
 
         assessments = await asyncio.gather(
@@ -141,6 +150,15 @@ def wire_verdicts(verdicts: Sequence[Verdict]) -> tuple[ErrorVerdict, ...]:
     return tuple(ErrorVerdict(each.risk, each.unsafe, round(each.confidence, 4)) for each in verdicts)
 
 
+def told_of(heard: Heard) -> Attributes:
+    """What a span says of a hearing: how much was judged and what was flagged, never a word of it."""
+    return {
+        "sluice.guard.texts": len(heard.contents),
+        "sluice.guard.flagged": tuple(sorted(verdict.risk for verdict in heard.flagged)) or None,
+        "sluice.guard.unjudged": True if heard.failed else None,
+    }
+
+
 def ruling(assessment: Assessment, *, redact: bool) -> Ruling:
     """What becomes of an output: redacted where everything flagged knows its place, else stopped."""
     flagged = assessment.flagged
@@ -151,6 +169,6 @@ def ruling(assessment: Assessment, *, redact: bool) -> Ruling:
     return Ruling(stop=True)
 
 
-def spans_of(verdicts: Sequence[Verdict]) -> tuple[Span, ...]:
+def spans_of(verdicts: Sequence[Verdict]) -> tuple[TextSpan, ...]:
     """Where everything flagged stands."""
     return tuple(sorted(span for verdict in verdicts for span in verdict.spans))

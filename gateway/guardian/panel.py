@@ -12,6 +12,7 @@ from gateway.guardian.observer import GuardObserver
 from gateway.guardian.seat import Seat
 from gateway.guardian.verdicts import Content, Finding, GuardFailure, Verdict
 from gateway.guardian.views import views_of
+from gateway.observability.tracing.span import NO_SPAN, Span
 
 #: Longer texts are looked through on a thread.
 INLINE_CHARACTERS: Final = 4096
@@ -79,16 +80,19 @@ class Panel:
         remember: bool = True,
         learned: bool = True,
         only: str | None = None,
+        span: Span = NO_SPAN,
     ) -> Assessment:
         """Verdicts on ``content`` for the risks of ``thresholds``. Several evaluators of one risk: the worst counts.
 
         ``seconds`` are for every answer, its waiting for a turn included; ``learned`` False asks only the others,
-        ``only`` names one evaluator. Never raises for an evaluator's fault.
+        ``only`` names one evaluator, and each has a span within ``span``. Never raises for an evaluator's fault.
         """
         seats = [seat for seat in self._seats if learned or not seat.evaluator.learned]
         seats = [seat for seat in seats if only in (None, seat.evaluator.name)]
         asked = [(seat, risks) for seat in seats if (risks := _of_seat(seat, thresholds))]
-        found = await asyncio.gather(*(self._ask(seat, content, risks, seconds, remember) for seat, risks in asked))
+        found = await asyncio.gather(
+            *(self._ask(seat, content, risks, seconds, remember, span) for seat, risks in asked)
+        )
         findings: dict[str, Finding] = {}
         failed = [risk for risk in thresholds if risk not in self.risks]
         for (_, risks), answer in zip(asked, found, strict=True):
@@ -103,13 +107,14 @@ class Panel:
         return Assessment(verdicts, tuple(dict.fromkeys(failed)))
 
     async def _ask(
-        self, seat: Seat, content: Content, risks: Sequence[str], seconds: float, remember: bool
+        self, seat: Seat, content: Content, risks: Sequence[str], seconds: float, remember: bool, span: Span
     ) -> Mapping[str, Finding] | None:
         pieces = await self._pieces(seat, content)
         try:
-            answers = await asyncio.gather(
-                *(self._ask_piece(seat, piece.content, risks, seconds, remember) for piece in pieces)
-            )
+            with span.child(f"evaluate {seat.evaluator.name}", {"sluice.guard.pieces": len(pieces)}):
+                answers = await asyncio.gather(
+                    *(self._ask_piece(seat, piece.content, risks, seconds, remember) for piece in pieces)
+                )
         except GuardFailure:
             return None
         whole: dict[str, Finding] = {}

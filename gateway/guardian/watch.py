@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 
 from engine.types import DeltaSink, Engine
 from gateway.guardian.check import Outlet, Passage, Passages, Subject, TokenPassage
-from gateway.guardian.court import INPUT, OUTPUT, Court, Heard, ruling, spans_of
+from gateway.guardian.court import INPUT, OUTPUT, Court, Heard, ruling, spans_of, told_of
 from gateway.guardian.curtain import Curtain
 from gateway.guardian.held import without
 from gateway.guardian.holdback import HoldBack, Ruling
@@ -18,6 +18,7 @@ from gateway.guardian.policy import Policy
 from gateway.guardian.substitute import substituted
 from gateway.guardian.tap import Tap
 from gateway.guardian.verdicts import Content
+from gateway.observability.tracing.span import NO_SPAN, Span
 
 R = TypeVar("R")
 
@@ -96,12 +97,14 @@ class RequestWatch:
         raise self._court.block(heard, self._subject, INPUT)
 
     async def _hear_input(self, passages: Passages) -> Heard:
-        heard = await self._judge_input(passages)
+        with self._subject.span.child("guard input") as span:
+            heard = await self._judge_input(passages, span)
+            span.set(told_of(heard))
         if not heard.flagged:
             self._court.require_judged(heard, self._policy)
         return heard
 
-    async def _judge_input(self, passages: Passages) -> Heard:
+    async def _judge_input(self, passages: Passages, span: Span = NO_SPAN) -> Heard:
         """Every passage by itself, and all of them as the model reads them: one after another."""
         selected = self._policy.selected(passages)
         texts = [await self._text(each) for each in selected]
@@ -110,7 +113,8 @@ class RequestWatch:
         others = [text for text, each in zip(texts, selected, strict=True) if not _by_model(each)]
         glued = dict.fromkeys(["".join(texts), "".join(others)]) if len(texts) > 1 else ()
         contents = [Content(text) for text in dict.fromkeys([*texts, *joined]) if text.strip()]
-        return await self._court.hear(contents, self._policy, INPUT, glued=[Content(text) for text in glued])
+        glued_contents = [Content(text) for text in glued]
+        return await self._court.hear(contents, self._policy, INPUT, glued=glued_contents, span=span)
 
     async def check(self, passages: Passages) -> None:
         """Judge the input of a request that has no output, and wait for it. Raises as :meth:`over`."""
@@ -179,7 +183,9 @@ class RequestWatch:
 
     async def _judge(self, texts: Sequence[str]) -> Sequence[Ruling]:
         contents = [Content(self._prompt, text) for text in texts]
-        heard = await self._court.hear(contents, self._policy, OUTPUT, remember=False)
+        with self._subject.span.child("guard output") as span:
+            heard = await self._court.hear(contents, self._policy, OUTPUT, remember=False, span=span)
+            span.set(told_of(heard))
         rulings = [ruling(each, redact=self._policy.action == "redact") for each in heard.assessments]
         if any(each.stop for each in rulings):
             error = self._court.block(heard, self._subject, OUTPUT)

@@ -36,7 +36,7 @@ class AccessEntry(msgspec.Struct, frozen=True, gc=False):
 
     ``route`` is the route's template, ``principal`` the public id of the caller, ``outcome`` one of completed,
     cancelled, error or rejected. Token counts are None where no model ran. ``labels`` are the caller's own (``user``,
-    ``metadata``).
+    ``metadata``). ``trace_id`` is that of its trace, where requests are traced.
     """
 
     ts: float
@@ -57,6 +57,7 @@ class AccessEntry(msgspec.Struct, frozen=True, gc=False):
     labels: Mapping[str, str] | None = None
     tenant: str | None = None
     adapter: str | None = None
+    trace_id: str | None = None
 
 
 class LogEntry(msgspec.Struct, frozen=True):
@@ -224,6 +225,7 @@ class _AccessLine(msgspec.Struct):
     client_ip: str | None
     code: str | None
     labels: dict[str, str] | None
+    trace_id: str | None
 
 
 class _LogLine(msgspec.Struct, omit_defaults=True):
@@ -288,6 +290,7 @@ def _access_line(entry: AccessEntry) -> _AccessLine:
         client_ip=_optional(entry.client_ip),
         code=_optional(entry.code),
         labels=None if entry.labels is None else {_field(name): _field(text) for name, text in entry.labels.items()},
+        trace_id=entry.trace_id,
     )
 
 

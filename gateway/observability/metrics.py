@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from importlib import metadata
+from itertools import chain
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.openmetrics import exposition as openmetrics
 
 from engine.types import AdapterInfo, EngineState, ModelInfo, ModelState, Phase, PoolState
 from gateway.observability.recent import LastMinute
@@ -18,6 +20,7 @@ _TTFT = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5, 10, 30)
 _INTER_TOKEN = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5)
 _TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 16_384, 65_536)
 _BOUND_CHILDREN = 512
+_OPENMETRICS = "application/openmetrics-text"
 #: Adapters with series of their own; those that come later share one.
 MAX_ADAPTER_LABELS = 256
 OTHER = "other"
@@ -53,6 +56,12 @@ class Metrics:
             "sluice_request_duration_seconds", "From receipt to the end of the answer.", ["route"],
             buckets=_DURATION, registry=registry,
         )  # fmt: skip
+        self._spans_exported = Counter(
+            "sluice_trace_spans_exported", "Spans that the collector took.", registry=registry
+        )
+        self._spans_dropped = Counter(
+            "sluice_trace_spans_dropped", "Spans that no collector has, by why.", ["reason"], registry=registry
+        )
         self._ttft = Histogram(
             "sluice_time_to_first_token_seconds", "From receipt to the first token.", ["route", "model"],
             buckets=_TTFT, registry=registry,
@@ -215,10 +224,18 @@ class Metrics:
         self._bound_adapter_tokens = lru_cache(_BOUND_CHILDREN)(self._adapter_tokens.labels)
         self._bound_jwt_refused = lru_cache(_BOUND_CHILDREN)(self._jwt_refused.labels)
 
-    def request_finished(self, route: str, status: int, outcome: str, code: str | None, seconds: float) -> None:
-        """Count one answered request; ``code`` is the error code or None."""
+    def request_finished(
+        self,
+        route: str,
+        status: int,
+        outcome: str,
+        code: str | None,
+        seconds: float,
+        exemplar: dict[str, str] | None = None,
+    ) -> None:
+        """Count one answered request; ``code`` is the error code or None, ``exemplar`` leads to its trace."""
         self._bound_requests(route, str(status), outcome, code or "").inc()
-        self._bound_duration(route).observe(seconds)
+        self._bound_duration(route).observe(seconds, exemplar)
 
     def request_settled(
         self, model: str, prompt_tokens: int, completion_tokens: int, cached_tokens: int, adapter: str | None = None
@@ -238,9 +255,9 @@ class Metrics:
         self._bound_prompt_size(model).observe(prompt_tokens)
         self._bound_completion_size(model).observe(completion_tokens)
 
-    def first_token(self, route: str, model: str, seconds: float) -> None:
-        """Observe one request's time to first token."""
-        self._bound_ttft(route, model).observe(seconds)
+    def first_token(self, route: str, model: str, seconds: float, exemplar: dict[str, str] | None = None) -> None:
+        """Observe one request's time to first token; ``exemplar`` leads to its trace."""
+        self._bound_ttft(route, model).observe(seconds, exemplar)
         self.recent.first_token(seconds)
 
     def stream_completed(self, route: str, model: str, seconds: float, intervals: float) -> None:
@@ -254,6 +271,14 @@ class Metrics:
     def front_rejected(self, code: str) -> None:
         """Count a refusal of the HTTP front; codes come from our own code, so they are bounded."""
         self._front.labels(code).inc()
+
+    def spans_exported(self, count: int) -> None:
+        """See :class:`gateway.observability.tracing.export.ExportObserver`."""
+        self._spans_exported.inc(count)
+
+    def spans_dropped(self, count: int, reason: str) -> None:
+        """See :class:`gateway.observability.tracing.export.ExportObserver`."""
+        self._spans_dropped.labels(reason).inc(count)
 
     def engine_state(self, state: EngineState) -> None:
         """Set the engine's gauges."""
@@ -379,10 +404,29 @@ class Metrics:
         """How many keys are in memory."""
         self._keys.set(count)
 
-    def exposition(self) -> tuple[bytes, bytes]:
-        """Content type and text of everything: ours, then the default registry with ``vllm:*`` and ``process_*``."""
-        return CONTENT_TYPE_LATEST.encode(), b"".join(generate_latest(each) for each in _registries(self.registry))
+    def exposition(self, accept: str = "") -> tuple[bytes, bytes]:
+        """Content type and text of everything: ours, then the default registry with ``vllm:*`` and ``process_*``.
+
+        Who accepts OpenMetrics is given it, with the exemplars that only it can carry.
+        """
+        joined = _Joined(self.registry, REGISTRY)
+        if _takes_openmetrics(accept):
+            # Any other escaping writes `vllm:` as `vllm_`; as it is, no name of ours needs any.
+            text: bytes = openmetrics.generate_latest(joined, openmetrics.ALLOWUTF8)  # type: ignore[no-untyped-call]
+            return openmetrics.CONTENT_TYPE_LATEST.encode(), text
+        return CONTENT_TYPE_LATEST.encode(), generate_latest(joined)
 
 
-def _registries(own: CollectorRegistry) -> Iterable[CollectorRegistry]:
-    return (own, REGISTRY)
+def _takes_openmetrics(accept: str) -> bool:
+    return any(part.partition(";")[0].strip().lower() == _OPENMETRICS for part in accept.split(","))
+
+
+class _Joined:
+    """Several registries as one: OpenMetrics is one document with one end."""
+
+    def __init__(self, *registries: CollectorRegistry) -> None:
+        self._registries = registries
+
+    def collect(self) -> Iterable[Metric]:
+        """Every registry's metrics, in order."""
+        return chain.from_iterable(registry.collect() for registry in self._registries)

@@ -80,7 +80,8 @@ def metrics_routes(
         if need_key:
             await pipeline.enter(exchange)
         refresh()
-        content_type, text = await asyncio.get_running_loop().run_in_executor(worker, metrics.exposition)
+        accept = (exchange.header(b"accept") or b"").decode("latin-1")
+        content_type, text = await asyncio.get_running_loop().run_in_executor(worker, metrics.exposition, accept)
         exchange.respond(200, text, [(b"content-type", content_type)])
 
     access: dict[str, Any] = {**PUBLIC, "scope": Scope.READ_ONLY, "public": False} if need_key else PUBLIC

@@ -26,6 +26,7 @@ from gateway.settings.models import ModelSettings, PoolSettings, check_names, re
 from gateway.settings.responses import ResponseSettings
 from gateway.settings.section import SettingsError
 from gateway.settings.speech import SpeechSettings
+from gateway.settings.tracing import TracingSettings
 
 PREFIX: Final = "SLUICE_"
 MIN_SECRET_LENGTH: Final = 32
@@ -89,6 +90,7 @@ class Settings(BaseSettings):
     jwt: list[JwtSettings] = Field([], description="Accepted issuers of bearer JWTs.")
     store: StoreSettings = StoreSettings()
     log: LogSettings = LogSettings()
+    tracing: TracingSettings = TracingSettings()
     ledger: LedgerSettings = LedgerSettings()
     usage: UsageSettings = UsageSettings()
     cache: CacheSettings = CacheSettings()

@@ -43,9 +43,11 @@ class Transcriptions:
             model = self._pipeline.resolve(form.model, principal, KINDS)
             exchange.model, exchange.streaming = model.id, form.streams
             async with self._pipeline.until(deadline, exchange):
-                with await self._decoding.decode(upload) as decoded:
+                with exchange.span.child("decode sound"):
+                    sound = await self._decoding.decode(upload)
+                with sound as decoded:
                     upload.close()
-                    async with self._pipeline.holding(model) as held:
+                    async with self._pipeline.holding(model, exchange.span) as held:
                         await self._run(exchange, principal, form, held, task, _mapped(decoded), deadline)
 
     async def _require_transcriber(self, exchange: Exchange, principal: Principal) -> None:

@@ -6,6 +6,7 @@ Like vLLM's output handler, one callback per step pushes what all running reques
 from __future__ import annotations
 
 import asyncio
+import time
 from array import array
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -319,11 +320,15 @@ class StubEngine:
     async def run(self, request: GenerationRequest, sink: DeltaSink) -> None:
         if request.transfer is not None:
             self.transferred.append(request.transfer)
+        queued = time.monotonic()
         running = self._admit(request, sink)
         try:
             await running.done
         finally:
             self._forget(running)
+            if request.times is not None:
+                now = time.monotonic()
+                request.times.ran(queued, queued, now if running.account.emitted else None, now)
 
     def transfer_facts(self, model: str) -> TransferFacts | None:
         return self.transfer if self.phase is Phase.READY else None

@@ -104,6 +104,7 @@ def test_an_access_line_has_every_field(captured: Captured) -> None:
             "client_ip": "127.0.0.1",
             "code": None,
             "labels": {"user": "u\\n1"},
+            "trace_id": None,
         }
     ]
 

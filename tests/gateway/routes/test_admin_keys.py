@@ -29,6 +29,7 @@ from gateway.http.bounds import HttpBounds
 from gateway.http.server import HttpServer
 from gateway.observability.logs import AccessEntry, AccessLog
 from gateway.observability.metrics import Metrics
+from gateway.observability.tracing.tracer import Untraced
 from gateway.protocol.keys import AuditObjects, KeyObject, KeyObjects, KeyWithSecret
 from gateway.routes.admin_keys import AdminStore, routes
 from gateway.routing import RouteTable
@@ -110,7 +111,7 @@ async def serving(database: Database) -> AsyncIterator[Service]:
         assert exchange.route.scope is not None
         return door.enter(exchange, exchange.route.scope)
 
-    front = Front(RouteTable(routes(enter, store)), door, Quiet(), Metrics())
+    front = Front(RouteTable(routes(enter, store)), door, Quiet(), Metrics(), Untraced())
     server = HttpServer(front, HttpBounds(), on_reject=lambda code: None)
     port = await server.start()
     try:
