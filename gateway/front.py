@@ -97,8 +97,8 @@ class Front:
         rejection = exchange.stream.rejection
         status = exchange.status or (rejection.status if rejection else 499)
         code = exchange.error_code or (rejection.code if rejection else None)
-        # Probes and scrapes would drown the rest, as lines and as traces.
-        quiet = exchange.route is not None and exchange.route.public and outcome == "completed"
+        # Probes, scrapes and peers' looks would drown the rest, as lines and as traces.
+        quiet = exchange.route is not None and exchange.route.quiet and outcome == "completed"
         exemplar = None if quiet else exchange.span.exemplar
         self._metrics.request_finished(route, status, outcome, code, seconds, exemplar)
         if exchange.route is not None and exchange.route.runs_model:

@@ -53,6 +53,11 @@ class Route:
     slashes: bool = False
     peers: bool = False
 
+    @property
+    def quiet(self) -> bool:
+        """Whether machines ask again and again, so that answers are not worth a line in the access log."""
+        return self.public or (self.peers and not self.runs_model)
+
     def check(self) -> None:
         """Raise ValueError if the declaration has a hole."""
         if (self.scope is None) is not (self.public or self.peers):

@@ -89,12 +89,20 @@ def prompt(seed: int) -> list[int]:
     return random.Random(seed).choices(range(1000, 20_000), k=PROMPT_TOKENS)
 
 
-def said(server: Server, seed: int, **fields: Any) -> str:
-    body = {"prompt": prompt(seed), "temperature": 0, "max_tokens": 24, "logprobs": 1} | fields
+def said(server: Server, which: int, **fields: Any) -> str:
+    body = {"prompt": prompt(which), "temperature": 0, "max_tokens": 24, "logprobs": 1} | fields
     answer = server.completion(**body)
     assert answer.status_code == 200, answer.text
     choice = answer.json()["choices"][0]
     return str((choice["text"], choice["logprobs"]["tokens"]))
+
+
+def streamed(server: Server, which: int) -> str:
+    body = server.body(prompt=prompt(which), temperature=0, max_tokens=24, stream=True)
+    with httpx.stream("POST", f"{server.url}/v1/completions", json=body, headers=server.headers, timeout=60) as answer:
+        events = [line.removeprefix("data: ") for line in answer.iter_lines() if line.startswith("data: ")]
+    assert events.pop() == "[DONE]"
+    return "".join(choice["text"] for event in events for choice in json.loads(event)["choices"])
 
 
 def test_the_cache_crosses_and_losing_the_peer_costs_nothing_but_time(pair: Pair, tmp_path: Path) -> None:
@@ -116,6 +124,8 @@ def test_the_cache_crosses_and_losing_the_peer_costs_nothing_but_time(pair: Pair
     # Sampled text depends on nothing but its seed, wherever the prompt was computed.
     warm = {"temperature": 1.0, "seed": 7}
     assert said(decode, 3, **warm) == said(prefill, 3, **warm)
+
+    assert streamed(decode, 4) == streamed(prefill, 4) != ""
 
     prefill.process.kill()
     prefill.process.wait(30)

@@ -73,6 +73,7 @@ async def test_a_peer_computes_and_each_is_accounted_for_once(start: Start, stre
         own = [entry for entry in live.ledger.entries if isinstance(entry, Settled)]
         assert [(row.principal, row.prompt_tokens) for row in own] == [("static", len(asked.prompt.token_ids))]
         assert admitted.http_request_id == own[0].request_id
+        assert {line.route for line in peer.access_log.entries} == {PREFILL}, "looks at its state are no news"
         assert not peer.engine.leaks()
         assert not live.engine.leaks()
     async with start("none", engine()) as alone:
