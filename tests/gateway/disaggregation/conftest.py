@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from engine.types import TransferFacts
+from tests.support import gateways
 from tests.support.gateways import Live, running
 from tests.support.stub_engine import Faults, StubConfig, StubEngine
 
@@ -20,6 +21,11 @@ def engine(facts: TransferFacts | None = FACTS, faults: Faults | None = None, **
     made = StubEngine(StubConfig(**config), faults)
     made.transfer = facts
     return made
+
+
+async def eventually(check: Callable[[], bool]) -> None:
+    """Wait for what needs no fault to come to pass, however busy the machine is."""
+    await gateways.eventually(check, 60.0)
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ import pytest
 from gateway.disaggregation.seal import HEADER, PURPOSE, Seal
 from gateway.disaggregation.wire import PREFILL, STATE, VERSION, PrefillRequest, WireFacts
 from gateway.usage.records import Admitted, Settled
-from tests.gateway.disaggregation.conftest import FACTS, Start, engine
+from tests.gateway.disaggregation.conftest import FACTS, Start, engine, eventually
 from tests.support.client import Client
-from tests.support.gateways import KEY, SECRET, Live, eventually
+from tests.support.gateways import KEY, SECRET, Live
 from tests.support.stub_engine import Faults, StubEngine
 
 #: Longer than the stubs' `min_prompt_tokens`.
@@ -46,8 +46,7 @@ def standing(live: Live, peer: Live, word: str) -> bool:
 
 
 async def usable(live: Live, *peers: Live) -> None:
-    for peer in peers:
-        await eventually(lambda peer=peer: standing(live, peer, "usable"))
+    await eventually(lambda: all(standing(live, peer, "usable") for peer in peers))
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -168,7 +167,7 @@ async def test_the_next_peer_is_asked_once_and_then_nobody(start: Start) -> None
 
 async def test_a_slow_peer_is_given_up_and_hears_of_it(start: Start) -> None:
     slow = engine(faults=Faults(prefill_seconds=30.0))
-    quick = {"disaggregation": {"timeout": 0.3}}
+    quick = {"disaggregation": {"timeout": 1.5}}
     async with start("prefill", slow) as peer, start("decode", engine(), [peer.url], **quick) as live:
         await usable(live, peer)
         await complete(live)
@@ -264,6 +263,10 @@ async def test_another_secret_on_either_side(start: Start, monkeypatch: pytest.M
 # -- the small surface, by hand ------------------------------------------------------------------------------------
 
 
+def caller(live: Live) -> httpx.AsyncClient:
+    return httpx.AsyncClient(base_url=live.url, timeout=60.0)
+
+
 def sealed(path: str, content: bytes, seal: Seal | None = None) -> dict[str, str]:
     method = "POST" if content else "GET"
     made = (seal or Seal(SECRET.derive(PURPOSE))).of_request(method, path, content)
@@ -286,7 +289,7 @@ def asking(**fields: Any) -> bytes:
 
 async def test_no_key_opens_it(start: Start) -> None:
     key = {"Authorization": f"Bearer {KEY}"}
-    async with start("prefill", engine()) as peer, httpx.AsyncClient(base_url=peer.url) as client:
+    async with start("prefill", engine()) as peer, caller(peer) as client:
         for headers in ({}, key, {HEADER: "v1 1 2 3"}, sealed(STATE, b"", Seal(b"x" * 32))):
             answer = await client.get(STATE, headers=headers)
             assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_seal")
@@ -302,18 +305,18 @@ async def test_no_key_opens_it(start: Start) -> None:
 
 async def test_who_guesses_is_slowed_down(start: Start) -> None:
     few = {"access": {"max_failures_per_minute": 3}}
-    async with start("prefill", engine(), **few) as peer, httpx.AsyncClient(base_url=peer.url) as client:
+    async with start("prefill", engine(), **few) as peer, caller(peer) as client:
         statuses = [(await client.get(STATE, headers={HEADER: "v1"})).status_code for _ in range(4)]
         assert statuses == [401, 401, 401, 429]
 
 
 async def test_it_is_there_in_that_role_only(start: Start) -> None:
     for role, peers in (("none", None), ("decode", ["http://127.0.0.1:9"])):
-        async with start(role, engine(), peers) as live, httpx.AsyncClient(base_url=live.url) as client:
+        async with start(role, engine(), peers) as live, caller(live) as client:
             assert (await client.get(STATE, headers=sealed(STATE, b""))).status_code == 404
             document = await client.get("/openapi.yaml")
             assert PREFILL not in document.text
-    async with start("prefill", engine()) as peer, httpx.AsyncClient(base_url=peer.url) as client:
+    async with start("prefill", engine()) as peer, caller(peer) as client:
         document = await client.get("/openapi.yaml")
         assert PREFILL in document.text
         assert "x-sluice-seal" in document.text
@@ -333,7 +336,7 @@ async def test_it_is_there_in_that_role_only(start: Start) -> None:
     ],
 )
 async def test_what_it_refuses(start: Start, fields: dict[str, Any], status: int, code: str, param: str) -> None:
-    async with start("prefill", engine()) as peer, httpx.AsyncClient(base_url=peer.url) as client:
+    async with start("prefill", engine()) as peer, caller(peer) as client:
         content = asking(**fields)
         answer = await client.post(PREFILL, content=content, headers=sealed(PREFILL, content))
         error = answer.json()["error"]
@@ -343,7 +346,7 @@ async def test_what_it_refuses(start: Start, fields: dict[str, Any], status: int
 
 
 async def test_unknown_fields_are_refused(start: Start) -> None:
-    async with start("prefill", engine()) as peer, httpx.AsyncClient(base_url=peer.url) as client:
+    async with start("prefill", engine()) as peer, caller(peer) as client:
         content = asking()[:-1] + b',"surprise":1}'
         answer = await client.post(PREFILL, content=content, headers=sealed(PREFILL, content))
         assert answer.status_code == 400
