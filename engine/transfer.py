@@ -7,6 +7,7 @@ connector gives with the end of a prefill and takes with the request that goes o
 from __future__ import annotations
 
 import hashlib
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -40,12 +41,20 @@ def transfer_config(given: Mapping[str, Any]) -> dict[str, Any]:
     config = {"kv_load_failure_policy": "recompute", **given}
     if config.get("kv_connector") != EXAMPLE or config.get("kv_connector_module_path"):
         return config
-    if not (config.get("kv_connector_extra_config") or {}).get("shared_storage_path"):
+    _check_directory((config.get("kv_connector_extra_config") or {}).get("shared_storage_path"))
+    return config | {"kv_connector": OURS, "kv_connector_module_path": OUR_MODULE}
+
+
+def _check_directory(path: Any) -> None:
+    """Caches are prompts: whoever reads there reads them, whoever writes there writes answers."""
+    if not path:
         raise EngineUnavailable(
             "engine.kv_transfer_config: ExampleConnector needs kv_connector_extra_config.shared_storage_path, a "
             "directory that nobody but these servers can read"
         )
-    return config | {"kv_connector": OURS, "kv_connector_module_path": OUR_MODULE}
+    directory = Path(str(path))
+    if directory.is_dir() and stat.S_IMODE(directory.stat().st_mode) & stat.S_IRWXO:
+        raise EngineUnavailable(f"shared_storage_path: {directory} is open to everybody on this machine: chmod o= it")
 
 
 def facts_of(vllm_config: Any) -> TransferFacts | None:

@@ -37,6 +37,16 @@ def test_no_directory_of_its_own(extra: object) -> None:
         transfer_config({"kv_connector": "ExampleConnector", "kv_role": "kv_both", "kv_connector_extra_config": extra})
 
 
+def test_a_directory_that_is_open_to_everybody(tmp_path: Path) -> None:
+    config = EXAMPLE | {"kv_connector_extra_config": {"shared_storage_path": str(tmp_path / "kv")}}
+    transfer_config(config)  # it will be made
+    (tmp_path / "kv").mkdir(mode=0o750)
+    transfer_config(config)
+    (tmp_path / "kv").chmod(0o751)
+    with pytest.raises(EngineUnavailable, match="open to everybody"):
+        transfer_config(config)
+
+
 def test_the_engine_is_given_what_was_made_of_it(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"max_position_embeddings": 128}))
     arguments = engine_arguments(EngineConfig(str(tmp_path), "toy", {"kv_transfer_config": EXAMPLE}))
