@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import secrets
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
@@ -18,7 +19,7 @@ from gateway.access.identify import Identities, Identity, NoAuth, StaticKey, Tok
 from gateway.access.isolation import CacheSalts
 from gateway.access.keyring import Freshness, Keyring
 from gateway.access.keysync import KeySync, SyncHooks
-from gateway.access.nudge import KeyNudges
+from gateway.access.nudge import Nudges
 from gateway.access.secret import CACHE_SALT, KEYS, DeploymentSecret
 from gateway.access.service import KeyService
 from gateway.access.tokens import JwtIdentity, jwt_identity
@@ -54,6 +55,12 @@ from gateway.openapi import document
 from gateway.pipeline import Pipeline, Policy
 from gateway.protocol.agent import AgentBounds
 from gateway.protocol.sampling import RequestBounds
+from gateway.registry.administration import RegistryAdministration
+from gateway.registry.endings import Ending
+from gateway.registry.keeper import CanaryKeeper
+from gateway.registry.metrics import RegistryMetrics
+from gateway.registry.service import RegistryService
+from gateway.registry.table import RoutingTable
 from gateway.routes import adapters as adapter_routes
 from gateway.routes import (
     admin_guard,
@@ -73,6 +80,7 @@ from gateway.routes import (
     system,
     tokenize,
 )
+from gateway.routes import registry as registry_routes
 from gateway.routing import Route, RouteTable
 from gateway.settings import Settings, SettingsError
 from gateway.speech.decode import Decoding
@@ -83,6 +91,7 @@ from gateway.store.audit import AuditEntry
 from gateway.store.calls import StoreCalls
 from gateway.store.keys import KeyRepository
 from gateway.store.opened import Store
+from gateway.store.registry import RegistryRepository
 from gateway.store.responses import ResponseRepository
 from gateway.usage.ledger import Ledger
 from gateway.usage.observed import ObservedLedger
@@ -119,7 +128,8 @@ def create_app(
     jwt = jwt_identity(settings.jwt, metrics) if settings.jwt else None
     limits = build_limits(settings, metrics)
     media = build_media(settings.media, metrics)
-    adapters = _Adapters(settings, engine, store)
+    names = _Registry(settings, metrics, store)
+    adapters = _Adapters(settings, engine, store, names.table)
     door = Door(
         identity(settings, jwt, keys.ring if keys is not None else None),
         FailedCredentials(settings.access.max_failures_per_minute),
@@ -133,6 +143,7 @@ def create_app(
     pipeline = Pipeline(
         engine=engine,
         adapters=adapters.catalog,
+        registry=names.table,
         door=door,
         gate=gate,
         limits=limits,
@@ -171,6 +182,7 @@ def create_app(
             *adapter_routes.routes(pipeline.enter, adapters.administration),
             *(keys.routes(pipeline) if keys is not None else ()),
             *status.routes(pipeline, told),
+            *names.routes(pipeline, engine, adapters.catalog),
             *system.health_routes(gateway.is_started, gateway.not_ready_reason, gateway.degraded),
             *system.metrics_routes(
                 pipeline, metrics, gateway.refresh_metrics, worker, need_key=settings.metrics_need_key
@@ -180,10 +192,10 @@ def create_app(
         ]
     )
     tracer = build_tracing(settings.tracing, os.environ, metrics)
-    front = Front(table, door, access_log, metrics, tracer)
+    front = Front(table, door, access_log, metrics, tracer, names.ended)
     server = HttpServer(front, http_bounds(settings), on_reject=metrics.front_rejected)
-    services = [tracer, *_services(keys, jwt, limits, media, guardian, shelf), toolbox, adapters.service, figures]
-    gateway.attach(pipeline, front, server, [*services, *disaggregation.services])
+    services = [tracer, *_services(keys, jwt, limits, media, guardian, shelf), toolbox, adapters.service]
+    gateway.attach(pipeline, front, server, [*services, *names.services, figures, *disaggregation.services])
     return gateway
 
 
@@ -256,7 +268,7 @@ class _Keys:
             on_keys=metrics.keys_known,
         )
         sync = KeySync(self.ring, self._repository, prepare=store.prepare, poll_interval=interval, hooks=hooks)
-        self.service = KeyService(sync, _nudges(settings, sync.nudge))
+        self.service = KeyService(sync, _nudges(settings, "keys", sync.nudge))
 
     def routes(self, pipeline: Pipeline) -> Sequence[Route]:
         administration = KeyAdministration(self._repository, self._store.audit.record)
@@ -269,7 +281,7 @@ class _Keys:
 class _Adapters:
     """The adapters: which there should be, which may be named, and who may change that."""
 
-    def __init__(self, settings: Settings, engine: Engine, store: Store | None) -> None:
+    def __init__(self, settings: Settings, engine: Engine, store: Store | None, names: RoutingTable) -> None:
         own = settings.adapters
         self.catalog = AdapterCatalog()
         policy = SourcePolicy(
@@ -284,16 +296,54 @@ class _Adapters:
         call = _inline if store is None else StoreCalls(store).call
         self.service = AdapterService(own, engine, self.catalog, sources, records, call)
         record = store.audit.record if store is not None else unaudited
-        self.administration = AdapterAdministration(engine, self.service, sources, records, call, record)
+        self.administration = AdapterAdministration(
+            engine, self.service, sources, records, call, record, taken=lambda name: names.get(name) is not None
+        )
+
+
+class _Registry:
+    """Public names: what requests are routed by, and who may change it. Without a ``store`` there are none."""
+
+    def __init__(self, settings: Settings, metrics: Metrics, store: Store | None) -> None:
+        self._store = store
+        self.table = RoutingTable(loaded=store is None)
+        self.metrics = RegistryMetrics(metrics.registry)
+        self.services: list[RegistryService] = []
+        if store is not None:
+            self._repository = RegistryRepository(store.database)
+            service = RegistryService(
+                self.table,
+                self._repository,
+                CanaryKeeper(self._repository, secrets.token_hex(8), store.audit.record),
+                self.metrics,
+                prepare=store.prepare,
+                interval=settings.store.poll_interval,
+                nudges=partial(_nudges, settings, "registry"),
+            )
+            self.services.append(service)
+
+    def ended(self, arm: str, ending: Ending, seconds: float) -> None:
+        """A request of ``arm`` is over."""
+        self.metrics.ended(arm, ending, seconds)
+        for service in self.services:
+            service.ended(arm, ending, seconds)
+
+    def routes(self, pipeline: Pipeline, engine: Engine, adapters: AdapterCatalog) -> Sequence[Route]:
+        if self._store is None:
+            return ()
+        call, record = StoreCalls(self._store).call, self._store.audit.record
+        changed = self.services[0].changed
+        acts = RegistryAdministration(engine, adapters, self._repository, call, record, changed)
+        return registry_routes.routes(pipeline.enter, acts)
 
 
 async def _inline(action: Callable[[], Any]) -> Any:
     return action()
 
 
-def _nudges(settings: Settings, on_nudge: Callable[[], None]) -> KeyNudges | None:
+def _nudges(settings: Settings, topic: str, on_nudge: Callable[[], None]) -> Nudges | None:
     url = settings.redis()
-    return None if url is None else KeyNudges(connector(url), settings.limits.namespace, on_nudge)
+    return None if url is None else Nudges(connector(url), settings.limits.namespace, topic, on_nudge)
 
 
 def identity(settings: Settings, jwt: TokenIdentity | None = None, ring: TokenIdentity | None = None) -> Identity:

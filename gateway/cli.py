@@ -12,6 +12,7 @@ import typer
 from gateway.cli_adapters import adapters_app
 from gateway.cli_keys import keys_app
 from gateway.cli_models import models_app
+from gateway.cli_registry import registry_app
 from gateway.cli_usage import usage_command
 from gateway.settings import Settings, SettingsError, load
 
@@ -34,6 +35,7 @@ app = typer.Typer(
 app.add_typer(keys_app(_load), name="keys")
 app.add_typer(adapters_app(_load), name="adapters")
 app.add_typer(models_app(_load), name="models")
+app.add_typer(registry_app(_load), name="registry")
 app.command("usage")(usage_command(_load))
 
 Config = Annotated[

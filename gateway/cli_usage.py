@@ -35,7 +35,7 @@ def usage_command(load: Callable[[Path | None], Settings]) -> Callable[..., None
         first_day: Annotated[str | None, typer.Option("--from", help="First day (UTC), YYYY-MM-DD.")] = None,
         last_day: Annotated[str | None, typer.Option("--to", help="Last day (UTC), inclusive.")] = None,
         by: Annotated[
-            str, typer.Option(help="key, tenant, model, adapter, day, outcome, between commas.")
+            str, typer.Option(help="key, tenant, model, adapter, arm, day, outcome, between commas.")
         ] = "key,model",
         key: Annotated[str | None, typer.Option(help="Only this key's: its public id.")] = None,
         tenant: Annotated[str | None, typer.Option(help="Only this tenant's.")] = None,

@@ -317,6 +317,19 @@ def adapter_unavailable(retry_after: float, *, broken: bool = False) -> ApiError
     )
 
 
+def version_unavailable(retry_after: float) -> ApiError:
+    """What a version of a public name stands for is not there any more, or is something else by now: 503."""
+    return ApiError(
+        503,
+        "The version of the model that answers you cannot be served now.",
+        code="version_unavailable",
+        param="model",
+        type=SERVER,
+        retry_after=retry_after,
+        headers={"x-should-retry": "false"},
+    )
+
+
 def adapter_not_found() -> ApiError:
     """No adapter of this name, or none that the caller may know of: 404."""
     return ApiError(404, "No such adapter.", code="adapter_not_found", param="name")

@@ -20,6 +20,12 @@ from gateway.usage.life import Life
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
+#: Says which version of a public name answered.
+ARM_HEADER: Final = b"x-sluice-arm"
+
+#: Milliseconds that a caller gives its request.
+DEADLINE_HEADER: Final = b"x-request-deadline-ms"
+
 _JSON: Final = re.compile(rb"application/json\s*(;\s*charset\s*=\s*\"?utf-8\"?\s*)?\Z", re.IGNORECASE)
 _EVENT_STREAM: Final = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -36,6 +42,7 @@ class Exchange:
         "_task",
         "adapter",
         "address",
+        "arm",
         "error_code",
         "failed",
         "labels",
@@ -69,6 +76,8 @@ class Exchange:
         self.rate_headers: Sequence[tuple[bytes, bytes]] = ()
         self.model: str | None = None
         self.adapter: str | None = None
+        #: The version of a public name that answers.
+        self.arm: str | None = None
         self.labels: Mapping[str, str] = {}
         self.life: Life | None = None
         self.span: Span = NO_SPAN
@@ -124,7 +133,7 @@ class Exchange:
 
         Raises :class:`ApiError` 400 for an ``X-Request-Deadline-Ms`` that is no positive number of milliseconds.
         """
-        wanted = self.header(b"x-request-deadline-ms")
+        wanted = self.header(DEADLINE_HEADER)
         if wanted is None:
             return default
         if not re.fullmatch(rb"[1-9][0-9]{0,9}", wanted):
@@ -140,6 +149,7 @@ class Exchange:
             *self.rate_headers,
             *((name, self.request_id.encode("ascii")) for name in self._dialect.request_id_headers),
             (b"openai-processing-ms", b"%d" % elapsed),
+            *(() if self.arm is None else ((ARM_HEADER, self.arm.encode("ascii")),)),
             *SECURITY_HEADERS,
         ]
 

@@ -12,12 +12,13 @@ from gateway.access.door import Door
 from gateway.access.principal import Scope
 from gateway.dialect import OPENAI
 from gateway.errors import ApiError, internal
-from gateway.exchange import Exchange, Receive
+from gateway.exchange import DEADLINE_HEADER, Exchange, Receive
 from gateway.http.connection import Scope as AsgiScope
 from gateway.observability.logs import AccessEntry, AccessLog
 from gateway.observability.metrics import Metrics
 from gateway.observability.tracing.server import finish
 from gateway.observability.tracing.tracer import Tracer
+from gateway.registry.endings import ArmEnded, ending_of
 from gateway.routing import Route, RouteTable
 
 log = logging.getLogger("sluice.front")
@@ -29,12 +30,21 @@ API_PREFIX = b"/v1/"
 class Front:
     """Pure ASGI. Knows every exchange that is running."""
 
-    def __init__(self, routes: RouteTable, door: Door, access_log: AccessLog, metrics: Metrics, tracer: Tracer) -> None:
+    def __init__(
+        self,
+        routes: RouteTable,
+        door: Door,
+        access_log: AccessLog,
+        metrics: Metrics,
+        tracer: Tracer,
+        arm_ended: ArmEnded = lambda _arm, _ending, _seconds: None,
+    ) -> None:
         self._routes = routes
         self._door = door
         self._access_log = access_log
         self._metrics = metrics
         self._tracer = tracer
+        self._arm_ended = arm_ended
         self.running: set[Exchange] = set()
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Callable[[Any], Awaitable[None]]) -> None:  # noqa: ARG002
@@ -103,6 +113,9 @@ class Front:
         self._metrics.request_finished(route, status, outcome, code, seconds, exemplar)
         if exchange.route is not None and exchange.route.runs_model:
             self._metrics.recent.finished(outcome, code)
+        if exchange.arm is not None:
+            hurried = exchange.header(DEADLINE_HEADER) is not None
+            self._arm_ended(exchange.arm, ending_of(outcome, status, code, own_deadline=hurried), seconds)
         if exchange.principal is not None:
             self._metrics.tenants.finished(exchange.principal.tenant, outcome)
         if quiet:
@@ -126,6 +139,7 @@ def _entry(exchange: Exchange, route: str, status: int, outcome: str, code: str 
         principal=exchange.principal.id if exchange.principal else None,
         model=exchange.model,
         adapter=exchange.adapter,
+        arm=exchange.arm,
         stream=exchange.streaming,
         prompt_tokens=exchange.tokens[0] if life else None,
         completion_tokens=exchange.tokens[1] if life else None,

@@ -28,7 +28,7 @@ from engine.types import (
 from gateway.access.door import Door
 from gateway.access.isolation import CacheSalts
 from gateway.access.principal import Principal
-from gateway.adapters.catalog import AdapterCatalog
+from gateway.adapters.catalog import Adapter, AdapterCatalog
 from gateway.admission import Gates, Slot
 from gateway.disaggregation.remote import Prefills
 from gateway.errors import (
@@ -40,7 +40,9 @@ from gateway.errors import (
     model_not_found,
     not_configured,
     queue_timeout,
+    store_unavailable,
     unsupported_modality,
+    version_unavailable,
     wrong_kind,
 )
 from gateway.exchange import Exchange
@@ -53,6 +55,7 @@ from gateway.observability.tracing.span import LEAST_WAIT, NO_SPAN, Span
 from gateway.protocol.encode import new_id
 from gateway.protocol.images import ImageReference, Images
 from gateway.protocol.sampling import RequestBounds
+from gateway.registry.table import Arm, Asker, RoutingTable
 from gateway.sinks import Meter, StreamSink, WholeSink
 from gateway.usage.ledger import Ledger
 from gateway.usage.life import Life
@@ -67,6 +70,7 @@ from gateway.work import (
     Task,
     W,
     Work,
+    end_user,
     fit,
     generation_of,
     ticket_of,
@@ -103,6 +107,7 @@ class Pipeline:
         *,
         engine: Engine,
         adapters: AdapterCatalog,
+        registry: RoutingTable,
         door: Door,
         gate: Gates,
         limits: Limits,
@@ -117,6 +122,7 @@ class Pipeline:
     ) -> None:
         self._engine = engine
         self._adapters = adapters
+        self._registry = registry
         self._door = door
         self._gate = gate
         self._limits = limits
@@ -143,7 +149,7 @@ class Pipeline:
         return self._authorize(exchange)
 
     def visible(self, principal: Principal) -> list[ModelInfo]:
-        """What ``principal`` may name: models, then their adapters by their full names."""
+        """What ``principal`` may name: models, their adapters by their full names, public names of the registry."""
         models = [model for model in self._engine.models() if principal.may_use(model.id) and not self._hides(model)]
         by_id = {model.id: model for model in models}
         adapters = [
@@ -151,7 +157,17 @@ class Pipeline:
             for each in self._adapters.all()
             if each.model in by_id and each.open_to(principal)
         ]
-        return models + adapters
+        return models + adapters + self._public_names(principal)
+
+    def _public_names(self, principal: Principal) -> list[ModelInfo]:
+        """The names that answer, as the first of their arms whose model is there."""
+        names = []
+        for name in self._registry.all():
+            found = [self._known(arm.model) for arm in self._registry.arms(name.name)]
+            model = next((each for each in found if each is not None), None)
+            if model is not None and principal.may_use(name.name) and self._known(name.name) is None:
+                names.append(replace(model, id=name.name, created=int(name.created_at)))
+        return names
 
     async def generate(
         self,
@@ -167,10 +183,9 @@ class Pipeline:
         """
         principal, deadline = self.begin(exchange, surface.id_prefix, principal)
         request = await self.read(exchange, surface.parse)
-        model = self.resolve(request.model, principal, GENERATING)
-        exchange.model, exchange.adapter = model.id, model.adapter
         exchange.streaming = request.stream
         exchange.labels = request.labels()
+        model = self.resolve(exchange, request.model, principal, GENERATING)
         watch = self.watch(exchange, principal, model, surface.prompt_param)
         async with self.until(deadline, exchange), self.holding(model, exchange.span) as model:
             if recall is not None:
@@ -188,8 +203,7 @@ class Pipeline:
         request = await task.read(exchange, self)
         if task.optional and not any(model.kind in task.kinds for model in self.visible(principal)):
             raise not_configured(task.kinds)
-        model = self.resolve(request.model, principal, task.kinds)
-        exchange.model, exchange.adapter = model.id, model.adapter
+        model = self.resolve(exchange, request.model, principal, task.kinds)
         watch = self.watch(exchange, principal, model, task.prompt_param)
         async with self.until(deadline, exchange), self.holding(model, exchange.span) as model:
             request = await watch.screen(request, task.texts)
@@ -267,28 +281,54 @@ class Pipeline:
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._decoder, parse, body, self._policy.bounds)
 
-    def resolve(self, name: str, principal: Principal, kinds: Collection[ModelKind] | None = None) -> ModelInfo:
-        """What ``name`` means to ``principal``: a model, or one with its ``adapter``; ids of models come first.
+    def resolve(
+        self,
+        exchange: Exchange,
+        name: str,
+        principal: Principal,
+        kinds: Collection[ModelKind] | None = None,
+    ) -> ModelInfo:
+        """What ``name`` means to ``principal``: a model, or one with its ``adapter``; noted on ``exchange``. Ids of
+        models come first, then public names of the registry, which choose an arm by who asks, then adapters.
 
         ``kinds``: what the model must be, None for any. Raises :class:`ApiError` 404, the same for what does not exist
         and what must not be known of; 403 for a model where the policy says so; 400 for one of another kind.
         """
-        model = self._named(name, principal)
+        arm = None if self._known(name) else self._registry.arm(name, self._asker(exchange, principal))
+        if arm is None:
+            model = self._named(name, principal)
+        else:
+            self._require_allowed(name, principal)
+            exchange.arm = arm.id
+            model = self._meant(arm)
         if kinds is not None and model.kind not in kinds:
             raise wrong_kind(name, model.kind, kinds)
+        exchange.model, exchange.adapter = model.id, model.adapter
         return model
 
     def _named(self, name: str, principal: Principal) -> ModelInfo:
         if (model := self._known(name)) is not None:
-            if principal.may_use(name):
-                return model
-            raise model_not_found() if self._policy.hide_denied_models else _model_denied()
+            self._require_allowed(name, principal)
+            return model
         adapter = self._adapters.named(name)
         if adapter is None or not adapter.open_to(principal) or (model := self._known(adapter.model)) is None:
-            raise model_not_found()
-        if not adapter.ready and (adapter.broken or model.state is ModelState.READY):
-            raise adapter_unavailable(ADAPTER_RETRY_SECONDS, broken=adapter.broken)
-        return replace(model, adapter=adapter.name)
+            raise model_not_found() if self._registry.loaded else store_unavailable(ADAPTER_RETRY_SECONDS)
+        return _with_adapter(model, adapter)
+
+    def _asker(self, exchange: Exchange, principal: Principal) -> Asker:
+        return Asker(principal, end_user(exchange.labels), exchange.request_id)
+
+    def _meant(self, arm: Arm) -> ModelInfo:
+        """What a version of a public name stands for, whoever asks: its name is what keys are held to."""
+        model = self._known(arm.model)
+        adapter = None if arm.adapter is None else self._adapters.get(arm.adapter)
+        if model is None or not arm.fits(adapter):
+            raise version_unavailable(ADAPTER_RETRY_SECONDS)
+        return model if adapter is None else _with_adapter(model, adapter)
+
+    def _require_allowed(self, name: str, principal: Principal) -> None:
+        if not principal.may_use(name):
+            raise model_not_found() if self._policy.hide_denied_models else _model_denied()
 
     def _known(self, name: str) -> ModelInfo | None:
         model = self._engine.model(name)
@@ -464,6 +504,7 @@ class Pipeline:
             max_tokens=work.max_tokens,
             n=work.choices,
             http_request_id=exchange.request_id,
+            arm=exchange.arm,
         )
         try:
             life.dispatched()
@@ -560,6 +601,12 @@ class Pipeline:
 def _life_of(exchange: Exchange) -> Life:
     assert exchange.life is not None
     return exchange.life
+
+
+def _with_adapter(model: ModelInfo, adapter: Adapter) -> ModelInfo:
+    if not adapter.ready and (adapter.broken or model.state is ModelState.READY):
+        raise adapter_unavailable(ADAPTER_RETRY_SECONDS, broken=adapter.broken)
+    return replace(model, adapter=adapter.name)
 
 
 def _model_denied() -> ApiError:

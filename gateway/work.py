@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
 from msgspec import structs
 
@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     from gateway.pipeline import Pipeline
 
 T = TypeVar("T", bound="Generation")
+
+
+#: Labels that name an end user, in the order in which they are believed.
+END_USER: Final = ("safety_identifier", "user", "metadata.user_id")
 
 
 #: Told of a generation that is over before its last bytes leave: what came of it (of a stream nothing, its encoder has
@@ -168,6 +172,11 @@ class Evaluation:
     def sequences(self) -> int:
         """What runs in the engine at once."""
         return len(self.prompts)
+
+
+def end_user(labels: Mapping[str, str]) -> str | None:
+    """What a request says of its end user, by whichever of the fields for that."""
+    return next((labels[name] for name in END_USER if name in labels), None)
 
 
 class Named(Protocol):

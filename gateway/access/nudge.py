@@ -1,4 +1,7 @@
-"""Tells the other replicas through Redis that keys have changed. A hint and nothing more: polling finds it anyway."""
+"""Tells the other replicas through Redis that keys, or names of the registry, have changed.
+
+A hint and nothing more: polling finds it anyway.
+"""
 
 from __future__ import annotations
 
@@ -21,15 +24,15 @@ _PING_SECONDS: Final = 10.0
 _FAULTS: Final = (RedisError, OSError, TimeoutError)
 
 
-class KeyNudges:
-    """The channel ``{namespace}:keys``. ``on_nudge`` is called on the event loop.
+class Nudges:
+    """The channel ``{namespace}:{topic}``. ``on_nudge`` is called on the event loop.
 
     ``connect`` makes a client, anew after every fault; it is closed here. Messages carry nothing that is read.
     """
 
-    def __init__(self, connect: Callable[[], Redis], namespace: str, on_nudge: Callable[[], None]) -> None:
+    def __init__(self, connect: Callable[[], Redis], namespace: str, topic: str, on_nudge: Callable[[], None]) -> None:
         self._connect = connect
-        self._channel = f"{namespace}:keys"
+        self._channel = f"{namespace}:{topic}"
         self._on_nudge = on_nudge
         self._publisher: Redis | None = None
         self._listening: bool | None = None
@@ -42,7 +45,7 @@ class KeyNudges:
 
     def start(self) -> None:
         """Listen in the background until :meth:`stop`."""
-        self._task = asyncio.create_task(self._listen(), name="key-nudges")
+        self._task = asyncio.create_task(self._listen(), name=f"nudges-{self._channel}")
 
     async def stop(self) -> None:
         """End it. Idempotent."""
@@ -61,7 +64,7 @@ class KeyNudges:
                 await self._publisher.publish(self._channel, b"")
         except _FAULTS as error:
             await self._forget_publisher()
-            log.debug("other replicas were not told of a changed key: %s", type(error).__name__)
+            log.debug("other replicas were not told of a change: %s", type(error).__name__)
             return False
         return True
 

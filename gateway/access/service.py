@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gateway.access.keysync import KeySync
-from gateway.access.nudge import KeyNudges
+from gateway.access.nudge import Nudges
 
 
 class KeyService:
     """A :class:`~gateway.lifecycle.Service`. ``nudges`` None: no Redis, polling finds what others change."""
 
-    def __init__(self, sync: KeySync, nudges: KeyNudges | None) -> None:
+    def __init__(self, sync: KeySync, nudges: Nudges | None) -> None:
         self._sync = sync
         self._nudges = nudges
 

@@ -38,7 +38,9 @@ Call = Callable[[Callable[[], Any]], Awaitable[Any]]
 
 
 class AdapterAdministration:
-    """Every act and every denial goes to ``record``; ``call`` runs what blocks on the store."""
+    """Every act and every denial goes to ``record``; ``call`` runs what blocks on the store; ``taken``: whether a name
+    means something else.
+    """
 
     def __init__(
         self,
@@ -49,8 +51,10 @@ class AdapterAdministration:
         call: Call,
         record: Callable[[AuditEntry], None],
         wall: Callable[[], float] = time.time,
+        taken: Callable[[str], bool] = lambda _name: False,
     ) -> None:
         self._engine = engine
+        self._taken = taken
         self._service = service
         self._sources = sources
         self._records = records
@@ -134,6 +138,8 @@ class AdapterAdministration:
         """A name belongs to whoever has it: models, aliases, other tenants, the configuration."""
         if any(each.id == desired.name for each in self._engine.models()):
             raise conflict("A model has this name.", code="already_exists", param="name")
+        if self._taken(desired.name):
+            raise conflict("The name is taken.", code="already_exists", param="name")
         before = self._service.desired(desired.name)
         if before is None:
             return

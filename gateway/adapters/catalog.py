@@ -12,7 +12,8 @@ from gateway.access.principal import Principal
 class Adapter:
     """An adapter of ``model``. ``tenant``: whose it is, None: everybody's. ``created`` is Unix seconds.
 
-    ``ready``: the engine knows it. One that is not yet, or is ``broken``, keeps its name all the same.
+    ``sha256`` is of its content, where that is known. ``ready``: the engine knows it. One that is not yet, or is
+    ``broken``, keeps its name all the same.
     """
 
     name: str
@@ -22,6 +23,7 @@ class Adapter:
     enabled: bool = True
     ready: bool = True
     broken: bool = False
+    sha256: str | None = None
 
     @property
     def id(self) -> str:

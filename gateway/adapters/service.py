@@ -203,7 +203,7 @@ class AdapterService:
             info = self._same(desired) or await self._fetch(desired)
             self._applied[desired.name] = desired
             self._faults.pop(desired.name, None)
-            self._catalog.put(_entry(desired, ready=True, created=info.created))
+            self._catalog.put(_entry(desired, ready=True, created=info.created, sha256=info.sha256))
         return info
 
     def _same(self, desired: Desired) -> AdapterInfo | None:
@@ -247,7 +247,9 @@ class AdapterService:
             await self._engine.unload_adapter(desired.model, desired.name, drain=True)
 
 
-def _entry(desired: Desired, *, ready: bool, broken: bool = False, created: int = 0) -> Adapter:
+def _entry(
+    desired: Desired, *, ready: bool, broken: bool = False, created: int = 0, sha256: str | None = None
+) -> Adapter:
     return Adapter(
         desired.name,
         desired.model,
@@ -256,4 +258,5 @@ def _entry(desired: Desired, *, ready: bool, broken: bool = False, created: int 
         desired.enabled,
         ready,
         broken,
+        sha256 or desired.sha256,
     )

@@ -58,6 +58,7 @@ class AccessEntry(msgspec.Struct, frozen=True, gc=False):
     tenant: str | None = None
     adapter: str | None = None
     trace_id: str | None = None
+    arm: str | None = None
 
 
 class LogEntry(msgspec.Struct, frozen=True):
@@ -217,6 +218,7 @@ class _AccessLine(msgspec.Struct):
     tenant: str | None
     model: str | None
     adapter: str | None
+    arm: str | None
     stream: bool
     prompt_tokens: int | None
     completion_tokens: int | None
@@ -282,6 +284,7 @@ def _access_line(entry: AccessEntry) -> _AccessLine:
         tenant=_optional(entry.tenant),
         model=_optional(entry.model),
         adapter=_optional(entry.adapter),
+        arm=_optional(entry.arm),
         stream=entry.stream,
         prompt_tokens=entry.prompt_tokens,
         completion_tokens=entry.completion_tokens,

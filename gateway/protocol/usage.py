@@ -52,8 +52,10 @@ class OwnUsageQuery(_Query):
     """Which usage of one's own to sum up, and by what."""
 
     group_by: Annotated[
-        tuple[Literal["model", "adapter", "day", "outcome"], ...], BeforeValidator(_split), AfterValidator(_each_once)
-    ] = Field((), description="Names between commas: model, adapter, day, outcome.")
+        tuple[Literal["model", "adapter", "arm", "day", "outcome"], ...],
+        BeforeValidator(_split),
+        AfterValidator(_each_once),
+    ] = Field((), description="Names between commas: model, adapter, arm, day, outcome.")
 
 
 class UsageQuery(_Query):
@@ -62,10 +64,10 @@ class UsageQuery(_Query):
     key: str | None = Field(None, max_length=128, description="Only this key's: its public id.")
     tenant: str | None = Field(None, max_length=128, description="Only this tenant's.")
     group_by: Annotated[
-        tuple[Literal["key", "tenant", "model", "adapter", "day", "outcome"], ...],
+        tuple[Literal["key", "tenant", "model", "adapter", "arm", "day", "outcome"], ...],
         BeforeValidator(_split),
         AfterValidator(_each_once),
-    ] = Field((), description="Names between commas: key, tenant, model, adapter, day, outcome.")
+    ] = Field((), description="Names between commas: key, tenant, model, adapter, arm, day, outcome.")
 
 
 class UsageRow(BaseModel):

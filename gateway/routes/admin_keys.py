@@ -180,7 +180,7 @@ class _Keys:
 
     async def rotate(self, exchange: Exchange) -> None:
         caller = await self._caller(exchange)
-        body = await exchange.json_body(MAX_BODY_BYTES) if _has_body(exchange) else b"{}"
+        body = await exchange.json_body(MAX_BODY_BYTES) if has_body(exchange) else b"{}"
         request = parse_key_rotation(body)
         made = await self._store.call(lambda: self._acts.rotate(caller, exchange.path_rest, request))
         await self._store.changed()
@@ -212,7 +212,8 @@ def _audit_endpoint(enter: Enter, store: AdminStore) -> Callable[[Exchange], Awa
     return list_audit
 
 
-def _has_body(exchange: Exchange) -> bool:
+def has_body(exchange: Exchange) -> bool:
+    """Whether the request has one."""
     return exchange.header(b"content-length") not in (None, b"0") or exchange.header(b"transfer-encoding") is not None
 
 

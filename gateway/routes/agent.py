@@ -33,10 +33,9 @@ def routes(served: Served, bounds: AgentBounds, request_timeout: float) -> list[
         tools = served.toolbox.of(principal.tenant)
         declared = {name: _declared(tool) for name, tool in tools.items()}
         plan = await pipeline.read(exchange, partial(parse_agent, own=bounds, tools=declared))
-        model = pipeline.resolve(plan.chat.model, principal)
-        exchange.model, exchange.adapter = model.id, model.adapter
         exchange.streaming = plan.chat.stream
         exchange.labels = plan.chat.labels()
+        pipeline.resolve(exchange, plan.chat.model, principal)
         await Agent(served, exchange, principal, plan, tools, ends_at=ends_at).run()
 
     async def tools(exchange: Exchange) -> None:

@@ -77,8 +77,7 @@ def routes(pipeline: Pipeline, engine: Engine) -> list[Route]:
         check_version(exchange)
         principal = await pipeline.enter(exchange)
         request = await pipeline.read(exchange, parse_count)
-        model = pipeline.resolve(request.model, principal)
-        exchange.model = model.id
+        model = pipeline.resolve(exchange, request.model, principal)
         async with (
             pipeline.holding(model) as model,
             pipeline.pictures(exchange, request.images(), model, principal) as images,

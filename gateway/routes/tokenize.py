@@ -32,8 +32,7 @@ def routes(pipeline: Pipeline, engine: Engine) -> list[Route]:
     async def tokenize(exchange: Exchange) -> None:
         principal = await pipeline.enter(exchange)
         request = await pipeline.read(exchange, parse_tokenize)
-        model = pipeline.resolve(request.model, principal)
-        exchange.model, exchange.adapter = model.id, model.adapter
+        model = pipeline.resolve(exchange, request.model, principal)
         async with pipeline.holding(model) as model:
             try:
                 async with pipeline.pictures(exchange, request.images(), model, principal) as images:
@@ -47,8 +46,7 @@ def routes(pipeline: Pipeline, engine: Engine) -> list[Route]:
     async def detokenize(exchange: Exchange) -> None:
         principal = await pipeline.enter(exchange)
         request = await pipeline.read(exchange, parse_detokenize)
-        model = pipeline.resolve(request.model, principal)
-        exchange.model, exchange.adapter = model.id, model.adapter
+        model = pipeline.resolve(exchange, request.model, principal)
         async with pipeline.holding(model):
             try:
                 text = await engine.detokenize(model.id, request.tokens)

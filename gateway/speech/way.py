@@ -40,8 +40,8 @@ class Transcriptions:
         await self._require_transcriber(exchange, principal)
         with Spool(self._budget, "upload") as upload:
             form = await self._read(exchange, upload, task)
-            model = self._pipeline.resolve(form.model, principal, KINDS)
-            exchange.model, exchange.streaming = model.id, form.streams
+            exchange.streaming = form.streams
+            model = self._pipeline.resolve(exchange, form.model, principal, KINDS)
             async with self._pipeline.until(deadline, exchange):
                 with exchange.span.child("decode sound"):
                     sound = await self._decoding.decode(upload)

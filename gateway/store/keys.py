@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from sqlalchemy import Connection, Row, and_, insert, or_, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from gateway.access.keys import KeyParts, key_digest, new_key, new_secret
 from gateway.access.principal import DEFAULT_TENANT, Scope
 from gateway.limits.quota import UNLIMITED, Quota
 from gateway.store.database import Database
-from gateway.store.tables import keys, revisions
+from gateway.store.revisions import current_revision, next_revision
+from gateway.store.tables import keys
 
 log = logging.getLogger("sluice.keys")
 
@@ -128,7 +128,7 @@ class KeyRepository:
                 "secret_hash": key_digest(self._pepper, key).hex(),
                 "created_at": now,
                 "created_by": by,
-                "revision": _next_revision(connection),
+                "revision": next_revision(connection, TOPIC),
             }
             connection.execute(insert(keys).values(row))
             return MadeKey(_locked(connection, key.public_id), key)
@@ -206,7 +206,7 @@ class KeyRepository:
     def changes_since(self, revision: int | None) -> KeyChanges:
         """What a reader who knows ``revision`` must learn; everything if it is None, or from another history."""
         with self._database.read() as connection:
-            current = connection.execute(select(revisions.c.value).where(revisions.c.topic == TOPIC)).scalar() or 0
+            current = current_revision(connection, TOPIC)
             if current == revision:
                 return KeyChanges(current, [], complete=False)
             query = select(keys).execution_options(yield_per=_BATCH)
@@ -216,14 +216,6 @@ class KeyRepository:
                 query = query.where(keys.c.revision > revision)
             records, unreadable = _readable(connection.execute(query))
         return KeyChanges(current, records, complete, unreadable)
-
-
-def _next_revision(connection: Connection) -> int:
-    """Raise the counter; its row stays locked until the end of the transaction."""
-    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
-    first = dialect.insert(revisions).values(topic=TOPIC, value=1)
-    raised = first.on_conflict_do_update(index_elements=["topic"], set_={"value": revisions.c.value + 1})
-    return int(connection.execute(raised.returning(revisions.c.value)).scalar_one())
 
 
 def _locked(connection: Connection, key_id: str) -> KeyRecord:
@@ -243,7 +235,7 @@ def _alive(record: KeyRecord) -> KeyRecord:
 
 
 def _change(connection: Connection, key_id: str, values: Mapping[str, Any]) -> KeyRecord:
-    stamped = {**values, "revision": _next_revision(connection)}
+    stamped = {**values, "revision": next_revision(connection, TOPIC)}
     changed = connection.execute(update(keys).where(keys.c.id == key_id).values(stamped).returning(keys))
     return _record(changed.one())
 

@@ -89,6 +89,7 @@ usage: Final = Table(
     Column("ttft", Float),
     Column("duration", Float, nullable=False),
     Column("cost_nanos", BigInteger),
+    Column("arm", String(80)),
     Index("usage_day", "day"),
     Index("usage_tenant_day", "tenant", "day"),
     Index("usage_principal_day", "principal", "day"),
@@ -138,4 +139,24 @@ adapters: Final = Table(
     Column("enabled", Boolean, nullable=False),
     Column("created_at", Float, nullable=False),
     Column("created_by", String(128), nullable=False),
+)
+
+#: Public names of the registry. ``document`` is JSON: a name is changed as a whole.
+registry: Final = Table(
+    "registry",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("document", LargeBinary, nullable=False),
+    Column("revision", BigInteger, nullable=False),
+)
+
+#: What each replica counted of a canary's arms in one step (epoch). ``document`` is JSON.
+registry_outcomes: Final = Table(
+    "registry_outcomes",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("epoch", BigInteger, primary_key=True, autoincrement=False),
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("replica", String(32), primary_key=True),
+    Column("document", LargeBinary, nullable=False),
 )

@@ -23,6 +23,7 @@ GROUPS: Final[dict[str, Column[Any]]] = {
     "tenant": usage.c.tenant,
     "model": usage.c.model,
     "adapter": usage.c.adapter,
+    "arm": usage.c.arm,
     "day": usage.c.day,
     "outcome": usage.c.outcome,
 }
@@ -148,6 +149,7 @@ def _values(row: Settled, prices: PriceList) -> dict[str, Any]:
         "route": _fitting("route", row.route or _UNKNOWN),
         "model": _fitting("model", row.model or _UNKNOWN),
         "adapter": row.adapter and _fitting("adapter", row.adapter),
+        "arm": row.arm and _fitting("arm", row.arm),
         "outcome": row.outcome,
         "code": row.code and _fitting("code", row.code),
         "prompt_tokens": row.prompt_tokens,

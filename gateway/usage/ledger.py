@@ -179,6 +179,7 @@ def _process_lost(row: Admitted, now: float) -> Settled:
         model=row.model,
         adapter=row.adapter,
         http_request_id=row.http_request_id,
+        arm=row.arm,
     )
 
 

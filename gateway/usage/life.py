@@ -85,6 +85,7 @@ class Life:
         max_tokens: int,
         n: int,
         http_request_id: str | None = None,
+        arm: str | None = None,
     ) -> None:
         """It may run and must be accounted for. See :class:`Admitted` for the values."""
         if self.admitted_at is not None or self.ended:
@@ -105,6 +106,7 @@ class Life:
             http_request_id,
             tenant,
             adapter,
+            arm,
         )
         self._ledger.write(self._admission)
 
@@ -175,6 +177,7 @@ class Life:
             http_request_id=admission.http_request_id,
             cached_tokens=self.cached_tokens,
             reasoning_tokens=self.reasoning_tokens,
+            arm=admission.arm,
         )
 
     def _after(self, moment: float | None) -> float | None:

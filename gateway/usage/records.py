@@ -20,7 +20,7 @@ class Admitted(msgspec.Struct, frozen=True, tag="admitted", tag_field="event", g
     ``prompt_tokens`` is the sum over its prompts; ``max_tokens`` is per choice and ``n`` the number of choices it may
     produce over all its prompts, so it can cost at most ``max_tokens * n`` completion tokens. ``request_id`` is unique
     in the ledger; ``http_request_id`` is the ``X-Request-Id`` of the answer and the access log, which a client may
-    choose and repeat.
+    choose and repeat. ``arm``: of which public name it came, and which version of it.
     """
 
     request_id: str
@@ -34,6 +34,7 @@ class Admitted(msgspec.Struct, frozen=True, tag="admitted", tag_field="event", g
     http_request_id: str | None = None
     tenant: str = DEFAULT_TENANT
     adapter: str | None = None
+    arm: str | None = None
 
 
 class Settled(msgspec.Struct, frozen=True, tag="settled", tag_field="event"):
@@ -66,6 +67,7 @@ class Settled(msgspec.Struct, frozen=True, tag="settled", tag_field="event"):
     http_request_id: str | None = None
     cached_tokens: int = 0
     reasoning_tokens: int = 0
+    arm: str | None = None
 
 
 Entry = Admitted | Settled

@@ -60,7 +60,7 @@ class Live:
     def authorization(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.key}"}
 
-    def metric(self, name: str, **labels: str) -> float:
+    def metric(self, name: str, /, **labels: str) -> float:
         """The value of one of our samples; 0 if it was never touched."""
         return self.metrics.registry.get_sample_value(name, labels) or 0.0
 

@@ -139,6 +139,36 @@ async def test_an_adapter_has_two_names_and_the_base_keeps_its_voice(client: Cli
     assert (await client.get(f"/v1/models/{MODEL}:f3")).json() == found
 
 
+async def test_a_public_name_answers_with_the_version_that_is_active(client: Client, family: dict[str, str]) -> None:
+    admin = "/v1/admin/registry"
+
+    async def post(path: str, fields: dict[str, Any]) -> None:
+        answer = await client.post(path, fields)
+        assert answer is not None
+        assert answer.status == 200, answer.body
+
+    for target in (MODEL, "f1", f"{MODEL}:f2"):
+        await post(admin, {"name": "voice", "target": target, "activate": True})
+    try:
+        assert await said(client, "voice") == family["f2"]
+        for number, expected in ((1, family[""]), (2, family["f1"])):
+            await post(f"{admin}/voice/activate", {"version": number})
+            assert await said(client, "voice") == expected
+        await post(f"{admin}/voice/rollback", {})
+        assert await said(client, "voice") == family[""]
+        arms = [{"version": number, "weight": 1} for number in (1, 2, 3)]
+        assert (await client.request("PUT", f"{admin}/voice/split", {"arms": arms})).status == 200
+        voices = {"voice@1": family[""], "voice@2": family["f1"], "voice@3": family["f2"]}
+        asked = [client.post("/v1/completions", body("voice", user=f"u{number}")) for number in range(24)]
+        heard = set()
+        for answer in await asyncio.gather(*asked):
+            assert answer is not None
+            heard.add((answer.headers["x-sluice-arm"], answer.json()["choices"][0]["text"]))
+        assert heard == set(voices.items())
+    finally:
+        await client.request("DELETE", f"{admin}/voice")
+
+
 async def test_a_batch_of_base_and_adapters_says_what_each_says_alone(client: Client, family: dict[str, str]) -> None:
     """On a CPU vLLM gives a row without an adapter the last slot's: see engine/lora_cpu.py."""
     names = ["", "f0", "f1", "", "f2", "f3", ""] * 6

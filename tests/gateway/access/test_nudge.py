@@ -14,7 +14,7 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway.access import nudge
-from gateway.access.nudge import KeyNudges
+from gateway.access.nudge import Nudges
 from tests.support.stores import until
 
 pytestmark = pytest.mark.slow
@@ -63,9 +63,9 @@ class Nudged:
 
 
 @asynccontextmanager
-async def listening(port: int, namespace: str = "test") -> AsyncIterator[tuple[KeyNudges, Nudged]]:
+async def listening(port: int, namespace: str = "test") -> AsyncIterator[tuple[Nudges, Nudged]]:
     nudged = Nudged()
-    nudges = KeyNudges(lambda: Redis(host="127.0.0.1", port=port, socket_connect_timeout=1.0), namespace, nudged)
+    nudges = Nudges(lambda: Redis(host="127.0.0.1", port=port, socket_connect_timeout=1.0), namespace, "keys", nudged)
     nudges.start()
     try:
         yield nudges, nudged
@@ -149,7 +149,7 @@ async def test_without_redis_it_starts_and_stops() -> None:
 async def test_it_stops_though_a_cancellation_was_taken_for_something_else(monkeypatch: pytest.MonkeyPatch) -> None:
     taken = 0
 
-    async def deaf(_self: KeyNudges) -> None:
+    async def deaf(_self: Nudges) -> None:
         nonlocal taken
         try:
             await asyncio.sleep(3600)
@@ -158,7 +158,7 @@ async def test_it_stops_though_a_cancellation_was_taken_for_something_else(monke
             if taken > 1:
                 raise
 
-    monkeypatch.setattr(KeyNudges, "_hear", deaf)
+    monkeypatch.setattr(Nudges, "_hear", deaf)
     async with listening(1):
         await asyncio.sleep(0.01)
     assert taken == 2

@@ -44,7 +44,7 @@ def groups(repository: UsageRepository, *names: str, wanted: UsageFilter = ALL) 
 
 
 def test_a_row_becomes_a_row(repository: UsageRepository, database: Database) -> None:
-    row = settled("chatcmpl-1", adapter="a", outcome="error", code="engine_unavailable")
+    row = settled("chatcmpl-1", adapter="a", arm="n@2", outcome="error", code="engine_unavailable")
     assert repository.insert([row], PRICES) == []
     with database.read() as connection:
         [kept] = connection.execute(select(usage)).mappings()
@@ -58,6 +58,7 @@ def test_a_row_becomes_a_row(repository: UsageRepository, database: Database) ->
         "route": "/v1/chat/completions",
         "model": "m",
         "adapter": "a",
+        "arm": "n@2",
         "outcome": "error",
         "code": "engine_unavailable",
         "prompt_tokens": 7,
@@ -123,13 +124,14 @@ def test_every_grouping_adds_up(repository: UsageRepository) -> None:
             tenant=f"team-{number % 2}",
             model="mn"[number % 2],
             adapter=[None, "a"][number % 4 == 0],
+            arm=[None, "n@1"][number % 6 == 0],
             received=NOON + number % 5 * DAY,
             outcome=["completed", "cancelled"][number % 7 == 0],
         )
         for number in range(50)
     ]
     repository.insert(rows, PRICES)
-    attributes = {"key": "principal", **{name: name for name in ("tenant", "model", "adapter", "outcome")}}
+    attributes = {"key": "principal", **{name: name for name in ("tenant", "model", "adapter", "arm", "outcome")}}
     values = [{"day": usage_day(row.received)} | {n: getattr(row, a) for n, a in attributes.items()} for row in rows]
     assert values[0].keys() == GROUPS.keys()
     for size in range(len(GROUPS) + 1):
