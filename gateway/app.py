@@ -60,6 +60,7 @@ from gateway.registry.endings import Ending
 from gateway.registry.keeper import CanaryKeeper
 from gateway.registry.metrics import RegistryMetrics
 from gateway.registry.service import RegistryService
+from gateway.registry.shadows import Shadows
 from gateway.registry.table import RoutingTable
 from gateway.routes import adapters as adapter_routes
 from gateway.routes import (
@@ -140,10 +141,12 @@ def create_app(
     audit = store.audit.record if store is not None else unaudited
     disaggregation = Disaggregation(settings, engine, secret, metrics)
     guardian = build_guardian(settings.guard, engine, metrics, audit, books)
+    shadows = Shadows(engine, names.table, gate, books, names.metrics)
     pipeline = Pipeline(
         engine=engine,
         adapters=adapters.catalog,
         registry=names.table,
+        shadows=shadows,
         door=door,
         gate=gate,
         limits=limits,
@@ -195,7 +198,7 @@ def create_app(
     front = Front(table, door, access_log, metrics, tracer, names.ended)
     server = HttpServer(front, http_bounds(settings), on_reject=metrics.front_rejected)
     services = [tracer, *_services(keys, jwt, limits, media, guardian, shelf), toolbox, adapters.service]
-    gateway.attach(pipeline, front, server, [*services, *names.services, figures, *disaggregation.services])
+    gateway.attach(pipeline, front, server, [*services, *names.services, shadows, figures, *disaggregation.services])
     return gateway
 
 

@@ -113,6 +113,24 @@ def registry_app(load: Callable[[Path | None], Settings]) -> typer.Typer:
         _show([server.ask("PUT", path, body)], as_json)
 
     @app.command()
+    def shadow(
+        name: Name,
+        version: Annotated[int | None, typer.Argument(help="The version that is asked too.")] = None,
+        percent: Annotated[float, typer.Option(help="Of the requests, how many.")] = 100.0,
+        stop: Annotated[bool, typer.Option("--stop", help="End it.")] = False,
+        as_json: AsJson = False,
+        url: Url = None,
+        config: Config = None,
+    ) -> None:
+        """Ask a version what the others are asked; nobody sees what it answers, nobody pays for it."""
+        server, path = reach(load, config, url), f"{_PATH}/{name}/shadow"
+        if stop:
+            _show([server.ask("DELETE", path)], as_json)
+        else:
+            given = {} if version is None else {"version": version}
+            _show([server.ask("PUT", path, {**given, "percent": percent})], as_json)
+
+    @app.command()
     def reset(name: Name, version: Number, as_json: AsJson = False, url: Url = None, config: Config = None) -> None:
         """Let a version that failed be tried again."""
         _show([reach(load, config, url).ask("POST", f"{_PATH}/{name}/reset", {"version": version})], as_json)
@@ -179,6 +197,8 @@ def _show(names: list[dict[str, Any]], as_json: bool) -> None:
             median = "-" if each["median_seconds"] is None else f"{each['median_seconds']:.2g} s"
             counts = f"{each['succeeded']} succeeded, {each['failed']} failed, median {median}"
             typer.echo(f"  {name['id']}@{each['version']}  {counts}")
+        if name["shadow"] is not None:
+            typer.echo(f"  {name['id']}@{name['shadow']['version']} shadows {name['shadow']['percent']:g} %")
         for each in name["versions"]:
             there = "" if each["available"] else "  not available"
             reason = f"  {each['reason']}" if each["reason"] else ""

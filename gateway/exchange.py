@@ -48,6 +48,7 @@ class Exchange:
         "labels",
         "life",
         "model",
+        "on_admitted",
         "path_rest",
         "principal",
         "rate_headers",
@@ -78,6 +79,8 @@ class Exchange:
         self.adapter: str | None = None
         #: The version of a public name that answers.
         self.arm: str | None = None
+        #: Called when the request was admitted.
+        self.on_admitted: Callable[[], None] | None = None
         self.labels: Mapping[str, str] = {}
         self.life: Life | None = None
         self.span: Span = NO_SPAN

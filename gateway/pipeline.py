@@ -55,6 +55,7 @@ from gateway.observability.tracing.span import LEAST_WAIT, NO_SPAN, Span
 from gateway.protocol.encode import new_id
 from gateway.protocol.images import ImageReference, Images
 from gateway.protocol.sampling import RequestBounds
+from gateway.registry.shadows import Shadows
 from gateway.registry.table import Arm, Asker, RoutingTable
 from gateway.sinks import Meter, StreamSink, WholeSink
 from gateway.usage.ledger import Ledger
@@ -108,6 +109,7 @@ class Pipeline:
         engine: Engine,
         adapters: AdapterCatalog,
         registry: RoutingTable,
+        shadows: Shadows,
         door: Door,
         gate: Gates,
         limits: Limits,
@@ -123,6 +125,7 @@ class Pipeline:
         self._engine = engine
         self._adapters = adapters
         self._registry = registry
+        self._shadows = shadows
         self._door = door
         self._gate = gate
         self._limits = limits
@@ -195,6 +198,7 @@ class Pipeline:
                 with exchange.span.child("render"):
                     prompts = await self._render(surface, request, model, images)
             job = self._plan(surface, request, prompts, model, principal, _life_of(exchange).request_id, keep)
+            exchange.on_admitted = self._shadow(exchange, surface, request, job)
             await self.serve(exchange, principal, job, watch, partial(surface.texts, request), deadline)
 
     async def evaluate(self, exchange: Exchange, task: Task[N]) -> None:
@@ -386,6 +390,12 @@ class Pipeline:
         except EngineError as error:
             raise from_engine(error, prompt_param=surface.prompt_param) from error
 
+    def _shadow(self, exchange: Exchange, surface: Surface[T], request: T, job: Job[T]) -> Callable[[], None] | None:
+        def render(model: str) -> Awaitable[Sequence[Prompt]]:
+            return surface.prompts(request, model, self._engine, {})
+
+        return self._shadows.of(exchange.arm, job, render, images=bool(surface.images(request)))
+
     def _plan(
         self,
         surface: Surface[T],
@@ -508,6 +518,8 @@ class Pipeline:
         )
         try:
             life.dispatched()
+            if exchange.on_admitted is not None:
+                exchange.on_admitted()
             with inference(exchange, work, meter):
                 try:
                     await run(exchange, work, meter, slot.priority)

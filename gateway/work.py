@@ -263,7 +263,7 @@ class Job(Generic[T]):
             return
         generations = [generation_of(self, index, priority, stream=stream) for index in range(len(self.prompts))]
         n = self.request.n
-        await _all([engine.run(each, OffsetSink(sink, i * n)) for i, each in enumerate(generations)])
+        await run_all([engine.run(each, OffsetSink(sink, i * n)) for i, each in enumerate(generations)])
 
 
 def fit(sampling: Sampling, prompt_tokens: int, context: int, explicit: bool) -> Sampling:
@@ -315,7 +315,7 @@ def generation_of(job: Job[Any], index: int, priority: int = 0, *, stream: bool 
     )
 
 
-async def _all(runs: Sequence[Awaitable[None]]) -> None:
+async def run_all(runs: Sequence[Awaitable[None]]) -> None:
     """Wait for all; the first failure cancels the rest, waits for them, and is raised."""
     tasks = [asyncio.ensure_future(run) for run in runs]
     try:

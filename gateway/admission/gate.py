@@ -143,6 +143,11 @@ class Gate:
         """Whether :meth:`require_open` would raise nothing."""
         return self._closed_for is None and not self._crowded(tenant) and not self._short_of_memory()
 
+    @property
+    def crowded(self) -> bool:
+        """Whether there is no room for what can wait: requests wait, or as many run as may, or it is closed."""
+        return self._closed_for is not None or self._full()
+
     def _crowded(self, tenant: str | None) -> bool:
         return self.queued >= self._places(tenant) and self._full()
 

@@ -46,6 +46,10 @@ class Gates:
             for gate in self._gates.values():
                 gate.require_open(tenant)
 
+    def crowded(self, model: str) -> bool:
+        """See :attr:`Gate.crowded`."""
+        return self._of(model).crowded
+
     async def enter(self, ticket: Ticket) -> Slot:
         """Wait for a turn at the model of ``ticket``. See :meth:`Gate.enter`."""
         return await self._of(ticket.model).enter(ticket)

@@ -118,6 +118,13 @@ class CanaryRequest(_Body):
         return value
 
 
+class ShadowRequest(_Body):
+    """A version that is asked what the others are asked, and whose answers nobody sees."""
+
+    version: VersionNumber = Field(description="Its number.")
+    percent: Annotated[float, Field(gt=0, le=100)] = Field(100, description="Of the requests, how many.")
+
+
 class VersionChoice(_Body):
     """Which version is meant."""
 
@@ -188,6 +195,13 @@ class CanaryObject(_Told):
     outcomes: list[OutcomeObject] | None = Field(description="Of this step; null in lists.")
 
 
+class ShadowObject(_Told):
+    """A version that is asked what the others are asked."""
+
+    version: int = Field(description="Its number.")
+    percent: float = Field(description="Of the requests, how many.")
+
+
 class NameObject(_Told):
     """A public name."""
 
@@ -197,6 +211,7 @@ class NameObject(_Told):
     versions: list[VersionObject] = Field(description="Oldest first.")
     split: SplitObject | None = Field(description="How its traffic is divided; null: the active version gets all.")
     canary: CanaryObject | None = Field(description="The version that is to replace the active one, step by step.")
+    shadow: ShadowObject | None = Field(description="The version that is asked too, and seen by nobody.")
     history: list[int] = Field(description="The versions that were active before, the last one last.")
     created_at: int = Field(description="When the name was made.")
     created_by: str = Field(description="By whom.")

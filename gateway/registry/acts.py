@@ -13,6 +13,7 @@ from gateway.registry.names import (
     Canary,
     Name,
     Rules,
+    Shadow,
     Split,
     Stage,
     StickTo,
@@ -102,7 +103,8 @@ def in_use(name: Name) -> set[int]:
     """The versions that requests may reach."""
     divided = {arm.version for arm in name.split.arms} if name.split is not None else set()
     canary = {name.canary.version} if name.canary is not None else set()
-    return divided | canary | ({name.active} if name.active is not None else set())
+    shadow = {name.shadow.version} if name.shadow is not None else set()
+    return divided | canary | shadow | ({name.active} if name.active is not None else set())
 
 
 def divided(name: Name, split: Split) -> Name:
@@ -152,7 +154,21 @@ def canary_stepped(name: Name, now: float, champion_seconds: float | None) -> Na
 def canary_failed(name: Name, reason: str) -> Name:
     """All traffic to the active version again, and none to the other until it is reset. Raises :class:`Refused`."""
     canary = _running(name)
-    return staged(replace(name, canary=None), canary.version, "failed", reason)
+    shadow = None if name.shadow is not None and name.shadow.version == canary.version else name.shadow
+    return staged(replace(name, canary=None, shadow=shadow), canary.version, "failed", reason)
+
+
+def shadowed(name: Name, shadow: Shadow) -> Name:
+    """A version is asked what others are asked. Raises :class:`Refused`."""
+    fit(name, shadow.version)
+    return replace(name, shadow=shadow)
+
+
+def unshadowed(name: Name) -> Name:
+    """No version is. Raises :class:`Refused`."""
+    if name.shadow is None:
+        raise Refused("The name has no shadow.", "no_shadow", "name")
+    return replace(name, shadow=None)
 
 
 def require_no_canary(name: Name) -> None:

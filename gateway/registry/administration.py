@@ -14,11 +14,11 @@ from engine.types import Engine
 from gateway.access.administration import Caller
 from gateway.adapters.catalog import AdapterCatalog
 from gateway.errors import ApiError, beyond_own_powers, conflict, invalid, store_unavailable
-from gateway.protocol.registry import CanaryRequest, SplitRequest, VersionCreate
+from gateway.protocol.registry import CanaryRequest, ShadowRequest, SplitRequest, VersionCreate
 from gateway.registry import acts
 from gateway.registry.acts import Refused
 from gateway.registry.described import name_object
-from gateway.registry.names import Name, Rules, Split, Version, Weighted
+from gateway.registry.names import Name, Rules, Shadow, Split, Version, Weighted
 from gateway.registry.outcomes import Tally
 from gateway.store.audit import AuditEntry
 from gateway.store.database import StoreUnavailable
@@ -122,6 +122,21 @@ class RegistryAdministration:
     async def stop_canary(self, caller: Caller, name: str) -> dict[str, Any]:
         """End a canary without a verdict."""
         return await self.change(caller, "registry.canary.stop", name, acts.canary_stopped, {})
+
+    async def shadow(self, caller: Caller, name: str, request: ShadowRequest) -> dict[str, Any]:
+        """Ask a version what the others are asked."""
+
+        def change(each: Name) -> Name:
+            model = self._engine.model(acts.found(each, request.version).model)
+            if model is not None and model.kind != "generate":
+                raise Refused("Only models that generate text are shadowed.", "model_kind_mismatch", "version")
+            return acts.shadowed(each, Shadow(request.version, request.percent))
+
+        return await self.change(caller, "registry.shadow", name, change, request.model_dump(mode="json"))
+
+    async def unshadow(self, caller: Caller, name: str) -> dict[str, Any]:
+        """End that."""
+        return await self.change(caller, "registry.shadow.end", name, acts.unshadowed, {})
 
     async def remove(self, caller: Caller, name: str, number: int | None) -> None:
         """Forget a version, or the whole name."""

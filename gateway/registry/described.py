@@ -23,6 +23,7 @@ def name_object(
         "versions": [_version_object(name, version, engine, adapters) for version in name.versions],
         "split": None if name.split is None else _split_object(name.split),
         "canary": None if name.canary is None else _canary_object(name, name.canary, outcomes),
+        "shadow": None if name.shadow is None else {"version": name.shadow.version, "percent": name.shadow.percent},
         "history": list(name.history),
         "created_at": int(name.created_at),
         "created_by": name.created_by,

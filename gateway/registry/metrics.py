@@ -30,6 +30,10 @@ class RegistryMetrics:
             "sluice_registry_canary_turns", "What this process did with canaries: stepped, promoted, rolled_back.",
             ["name", "outcome"], registry=registry,
         )  # fmt: skip
+        self._shadows = Counter(
+            "sluice_registry_shadows", "Shadow requests: completed, failed, or dropped: crowded, cold, images.",
+            ["name", "arm", "outcome"], registry=registry,
+        )  # fmt: skip
         self._requests = Counter(
             "sluice_registry_requests", "Requests of public names, by how they ended.", ["name", "arm", "outcome"],
             registry=registry,
@@ -50,6 +54,11 @@ class RegistryMetrics:
     def turned(self, name: str, turn: str) -> None:
         """This process moved a canary."""
         self._turns.labels(name, turn).inc()
+
+    def shadowed(self, arm: str, outcome: str) -> None:
+        """A shadow ended, or was dropped."""
+        name, label = self._labels(arm)
+        self._shadows.labels(name, label, outcome).inc()
 
     def ended(self, arm: str, ending: Ending, seconds: float) -> None:
         """A request of ``arm`` is over."""

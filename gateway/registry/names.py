@@ -86,6 +86,13 @@ class Canary(msgspec.Struct, frozen=True):
         return self.rules.steps[self.step] / 100
 
 
+class Shadow(msgspec.Struct, frozen=True):
+    """``version`` is asked ``percent`` of what is asked of the others too, and nobody sees what it answers."""
+
+    version: int
+    percent: float
+
+
 class Name(msgspec.Struct, frozen=True):
     """``active`` is the version that answers; ``history`` are those that did before it, the last one last.
     At most one of ``split`` and ``canary`` divides the traffic; ``epoch`` is the last that a canary was given.
@@ -101,6 +108,7 @@ class Name(msgspec.Struct, frozen=True):
     history: tuple[int, ...] = ()
     split: Split | None = None
     canary: Canary | None = None
+    shadow: Shadow | None = None
     epoch: int = 0
     created_at: float = 0.0
     created_by: str = ""

@@ -47,6 +47,15 @@ class Asker:
         return f"key\0{self.principal.id}"
 
 
+@dataclass(frozen=True, slots=True)
+class Shadowed:
+    """The version that is asked ``percent`` of what others are asked too."""
+
+    arm: Arm
+    percent: float
+    salt: bytes
+
+
 class _Routed:
     """A name as requests need it."""
 
@@ -57,6 +66,7 @@ class _Routed:
         self.only = next(iter(self.arms.values())) if len(self.arms) == 1 else None
         self.weights = [(version.number, weight) for version, weight in shares]
         self.salt = bytes.fromhex(name.salt)
+        self.shadow = _shadow_of(name, self.salt)
 
 
 class RoutingTable:
@@ -88,6 +98,11 @@ class RoutingTable:
             return None
         return routed.only or routed.arms[pick(routed.salt, asker.person(routed.entry.stick_to), routed.weights)]
 
+    def shadow(self, name: str) -> Shadowed | None:
+        """The version that is asked what ``name`` is asked, if there is one."""
+        routed = self._names.get(name)
+        return None if routed is None else routed.shadow
+
     def replace(self, names: Iterable[Name], revision: int) -> None:
         """From now on these are all."""
         kept = self._names
@@ -97,6 +112,13 @@ class RoutingTable:
         }
         self.revision = revision
         self.loaded = True
+
+
+def _shadow_of(name: Name, salt: bytes) -> Shadowed | None:
+    version = None if name.shadow is None else name.version(name.shadow.version)
+    return (
+        None if version is None or name.shadow is None else Shadowed(arm_of(name, version), name.shadow.percent, salt)
+    )
 
 
 def arm_of(name: Name, version: Version) -> Arm:

@@ -19,6 +19,7 @@ from gateway.protocol.registry import (
     NameObjects,
     Nothing,
     RemovedName,
+    ShadowRequest,
     SplitRequest,
     VersionChoice,
     VersionCreate,
@@ -76,6 +77,8 @@ def routes(enter: Enter, acts: RegistryAdministration) -> list[Route]:
             request=CanaryRequest,
             **writes,
         ),
+        Route("PUT", one + "/shadow", names.shadow, "Ask a version unseen", request=ShadowRequest, **writes),
+        Route("DELETE", one + "/shadow", names.unshadow, "Ask a version unseen no more", **writes),
         Route("DELETE", one + "/canary", names.stop_canary, "End a canary without a verdict", **writes),
     ]
 
@@ -131,6 +134,15 @@ class _Names:
     async def stop_canary(self, exchange: Exchange) -> None:
         caller = await self._caller(exchange)
         _answer(exchange, await self._acts.stop_canary(caller, exchange.path_rest))
+
+    async def shadow(self, exchange: Exchange) -> None:
+        caller = await self._caller(exchange)
+        request = parse_body(ShadowRequest, await exchange.json_body(MAX_BODY_BYTES))
+        _answer(exchange, await self._acts.shadow(caller, exchange.path_rest, request))
+
+    async def unshadow(self, exchange: Exchange) -> None:
+        caller = await self._caller(exchange)
+        _answer(exchange, await self._acts.unshadow(caller, exchange.path_rest))
 
     async def remove(self, exchange: Exchange) -> None:
         caller = await self._caller(exchange)

@@ -60,3 +60,11 @@ def test_what_is_wrong_is_said_in_one_line(command: Any) -> None:
     ):
         wrong = command(*arguments)
         assert (wrong.exit_code, wrong.stderr.count("\n")) == (status, 1), wrong.output
+
+
+def test_a_shadow_comes_and_goes(command: Any) -> None:
+    command("add", "chat", "stub", "--activate")
+    command("add", "chat", "stub")
+    assert "  chat@2 shadows 25 %" in command("shadow", "chat", "2", "--percent", "25").stdout.splitlines()
+    assert "shadows" not in command("shadow", "chat", "--stop").stdout
+    assert command("shadow", "chat").exit_code == 2

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from gateway.registry import acts
 from gateway.registry.acts import Refused
-from gateway.registry.names import MAX_VERSIONS, Name, Rules, Split, Version, Weighted, split_id
+from gateway.registry.names import MAX_VERSIONS, Name, Rules, Shadow, Split, Version, Weighted, split_id
 
 
 def name_of(count: int, *, active: int | None = None) -> Name:
@@ -154,3 +154,12 @@ def test_an_operator_may_stop_a_canary_or_roll_it_back() -> None:
     assert refusal(lambda: acts.canary_stopped(name_of(1))) == "no_canary"
     for name in (name_of(2), name_of(2, active=2)):
         assert refusal(lambda name=name: canary_of(name)) == "no_champion"  # type: ignore[misc]
+
+
+def test_a_shadow_gets_no_traffic_of_its_own_and_leaves_with_its_failure() -> None:
+    name = acts.shadowed(name_of(2, active=1), Shadow(2, 10.0))
+    assert shares(name) == {1: 1.0}
+    assert refusal(lambda: acts.without(name, 2)) == "in_use"
+    assert acts.unshadowed(name).shadow is None
+    assert acts.canary_failed(canary_of(name), "slow").shadow is None
+    assert refusal(lambda: acts.unshadowed(name_of(1))) == "no_shadow"
