@@ -599,7 +599,7 @@ class Pipeline:
     async def _generate(
         self, exchange: Exchange, job: Job[Any], sink: DeltaSink, priority: int, *, stream: bool
     ) -> None:
-        job = await self._prefills.prefilled(job, exchange.principal)
+        job = await self._prefills.prefilled(job, exchange.principal, exchange.span)
         await job.run(self._engine, sink, priority, stream=stream)
 
     def _too_late(self, exchange: Exchange) -> ApiError:

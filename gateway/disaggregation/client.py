@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from gateway.disaggregation.seal import HEADER, Seal
 from gateway.disaggregation.wire import PREFILL, STATE, PeerState, PrefillAnswer, PrefillRequest
+from gateway.observability.tracing.parent import HEADER as TRACEPARENT
 
 MAX_ANSWER_BYTES: Final = 4 * 1024 * 1024
 CONNECT_SECONDS: Final = 2.0
@@ -57,21 +58,25 @@ class PeerClient:
         except ValidationError as error:
             raise PeerFailed("nonsense", "not a state") from error
 
-    async def prefill(self, url: str, request: PrefillRequest, seconds: float) -> PrefillAnswer:
+    async def prefill(
+        self, url: str, request: PrefillRequest, seconds: float, parent: str | None = None
+    ) -> PrefillAnswer:
         """Have the peer at ``url`` compute a prompt; cancelling closes the connection, which tells it to stop.
 
-        Raises :class:`PeerFailed`.
+        ``parent``: the ``traceparent`` of what it does. Raises :class:`PeerFailed`.
         """
-        body = await self._ask("POST", url, PREFILL, request.model_dump_json().encode(), seconds)
+        body = await self._ask("POST", url, PREFILL, request.model_dump_json().encode(), seconds, parent)
         try:
             return PrefillAnswer.model_validate_json(body)
         except ValidationError as error:
             raise PeerFailed("nonsense", "not an answer to a prefill") from error
 
-    async def _ask(self, method: str, url: str, path: str, body: bytes, seconds: float) -> bytes:
+    async def _ask(
+        self, method: str, url: str, path: str, body: bytes, seconds: float, parent: str | None = None
+    ) -> bytes:
         try:
             async with asyncio.timeout(seconds):
-                return await self._sealed(method, url, path, body)
+                return await self._sealed(method, url, path, body, parent)
         except TimeoutError:
             raise PeerFailed("timeout", f"no answer within {seconds:g} s") from None
         except httpx.TimeoutException as error:
@@ -79,10 +84,11 @@ class PeerClient:
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             raise PeerFailed("unreachable", str(error) or type(error).__name__) from error
 
-    async def _sealed(self, method: str, url: str, path: str, body: bytes) -> bytes:
+    async def _sealed(self, method: str, url: str, path: str, body: bytes, parent: str | None) -> bytes:
         assert self._http is not None
         seal = self._seal.of_request(method, path, body)
         headers = {HEADER: seal, "accept-encoding": "identity"} | ({"content-type": "application/json"} if body else {})
+        headers |= {} if parent is None else {TRACEPARENT.decode(): parent}
         async with self._http.stream(method, url + path, content=body or None, headers=headers) as response:
             answer = await _bounded(response)
             if response.status_code != 200:

@@ -16,6 +16,8 @@ from gateway.disaggregation.health import Watchman
 from gateway.disaggregation.metrics import DisaggregationMetrics
 from gateway.disaggregation.peers import Peer, Standing, least_loaded
 from gateway.disaggregation.wire import VERSION, PrefillRequest, WireFacts
+from gateway.observability.tracing.parent import header_of
+from gateway.observability.tracing.span import Span
 from gateway.settings.disaggregation import DisaggregationSettings
 from gateway.work import Job
 
@@ -31,14 +33,17 @@ NO_PEER: Final = "no_peer"
 class Prefills(Protocol):
     """Where the prompts of admitted requests are computed."""
 
-    async def prefilled(self, job: Job[Any], principal: Principal | None) -> Job[Any]:
-        """``job`` with its prompt computed, or as it is: then its engine computes the prompt itself."""
+    async def prefilled(self, job: Job[Any], principal: Principal | None, span: Span) -> Job[Any]:
+        """``job`` with its prompt computed, or as it is: then its engine computes the prompt itself.
+
+        ``span``: the request's; whoever is asked has one of its own within it.
+        """
 
 
 class Collocated:
     """All prompts are computed by the engine that goes on."""
 
-    async def prefilled(self, job: Job[Any], principal: Principal | None) -> Job[Any]:  # noqa: ARG002 - the interface
+    async def prefilled(self, job: Job[Any], principal: Principal | None, span: Span) -> Job[Any]:  # noqa: ARG002 - the interface
         """See :class:`Prefills`."""
         return job
 
@@ -85,7 +90,7 @@ class RemotePrefills:
 
     # -- requests -------------------------------------------------------------------------------------------------
 
-    async def prefilled(self, job: Job[Any], principal: Principal | None) -> Job[Any]:
+    async def prefilled(self, job: Job[Any], principal: Principal | None, span: Span) -> Job[Any]:
         """See :class:`Prefills`."""
         facts = self._engine.transfer_facts(job.model.id)
         if facts is None or not suits(job, max(self._settings.min_prompt_tokens, facts.block_size + 1)):
@@ -98,7 +103,8 @@ class RemotePrefills:
             if left <= 0:
                 break
             try:
-                transfer = await self._ask(peer, job, facts, principal, left)
+                with span.child("ask peer", {"sluice.peer": peer.name}) as own:
+                    transfer = await self._ask(peer, job, facts, principal, left, header_of(own.exemplar))
             except PeerFailed as failure:
                 reason = self._note(peer, failure)
             else:
@@ -110,7 +116,13 @@ class RemotePrefills:
         return job
 
     async def _ask(
-        self, peer: Peer, job: Job[Any], facts: TransferFacts, principal: Principal | None, seconds: float
+        self,
+        peer: Peer,
+        job: Job[Any],
+        facts: TransferFacts,
+        principal: Principal | None,
+        seconds: float,
+        parent: str | None,
     ) -> Mapping[str, object] | None:
         ids = job.prompts[0].token_ids
         request = PrefillRequest(
@@ -125,7 +137,7 @@ class RemotePrefills:
             seconds=seconds,
         )
         with self._asking(peer, len(ids)):
-            answer = await self._client.prefill(peer.url, request, seconds)
+            answer = await self._client.prefill(peer.url, request, seconds, parent)
         if answer.version != VERSION:
             raise PeerFailed("nonsense", f"it answers in version {answer.version}")
         return answer.transfer

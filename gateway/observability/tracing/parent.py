@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
 HEADER: Final = b"traceparent"
@@ -25,6 +25,11 @@ def parent_of(headers: Iterable[tuple[bytes, bytes]]) -> Parent | None:
     """The parent that ``headers`` name; None without one, with several, or with one that is not valid."""
     values = [value for name, value in headers if name == HEADER]
     return parse(values[0]) if len(values) == 1 else None
+
+
+def header_of(exemplar: Mapping[str, str] | None) -> str | None:
+    """What to send with a request that belongs to the span of ``exemplar``; None for one that is not recorded."""
+    return None if exemplar is None else f"00-{exemplar['trace_id']}-{exemplar['span_id']}-01"
 
 
 def parse(value: bytes) -> Parent | None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from opentelemetry.trace import get_current_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from gateway.observability.tracing.parent import Parent, parent_of, parse
+from gateway.observability.tracing.parent import Parent, header_of, parent_of, parse
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 GOOD = f"00-{TRACE}-{SPAN}-01"
@@ -78,3 +78,10 @@ def test_we_read_it_as_opentelemetry_does(parts: tuple[str, str, str, str]) -> N
         assert not theirs.is_valid
     else:
         assert ours == Parent(theirs.trace_id, theirs.span_id, theirs.trace_flags.sampled)
+
+
+def test_what_we_send_is_what_we_would_read() -> None:
+    sent = header_of({"trace_id": "0af7651916cd43dd8448eb211c80319c", "span_id": "b7ad6b7169203331"})
+    assert sent is not None
+    assert parse(sent.encode()) == Parent(0x0AF7651916CD43DD8448EB211C80319C, 0xB7AD6B7169203331, True)
+    assert header_of(None) is None
