@@ -9,7 +9,7 @@ import asyncio
 import os
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
@@ -22,6 +22,7 @@ from vllm.exceptions import GracefulHTTPError, VLLMClientError
 from vllm.inputs.engine import tokens_input
 from vllm.lora.request import LoRARequest
 from vllm.sampling_params import RequestOutputKind
+from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.metrics.loggers import StatLoggerBase
 from xgrammar import TokenizerInfo
@@ -31,7 +32,9 @@ from engine.adapters.manager import Facts
 from engine.adapters.residency import Lora
 from engine.adapters.series import bound_lora_series
 from engine.adapters.shapes import base_shapes, local_directory
+from engine.attachment import Attachment
 from engine.config import AUTOMATIC, POOLED, on_cpu
+from engine.forgotten import FORGET_CLIENT
 from engine.hotpath import HotPath, batch_token_histograms
 from engine.layout import Layout, cores_divided
 from engine.lora_cpu import CPU_LORA
@@ -78,6 +81,7 @@ class SchedulerLoad(StatLoggerBase):
         self.waiting = 0
         self.kv_usage = 0.0
         self.generated_tokens = 0
+        self.told_at = 0.0
 
     def record(self, scheduler_stats: Any, iteration_stats: Any = None, *_: Any, **__: Any) -> None:
         """Called by vLLM once per engine step."""
@@ -85,6 +89,7 @@ class SchedulerLoad(StatLoggerBase):
             self.running = scheduler_stats.num_running_reqs
             self.waiting = scheduler_stats.num_waiting_reqs
             self.kv_usage = scheduler_stats.kv_cache_usage
+            self.told_at = time.monotonic()
         if iteration_stats is not None:
             self.generated_tokens += iteration_stats.num_generation_tokens
 
@@ -121,6 +126,11 @@ class EngineLoad:
         """Tokens since the engine's last start."""
         return sum(each.generated_tokens for each in self._copies)
 
+    @property
+    def told_at(self) -> float:
+        """When the engine last said so, by the machine's monotonic clock: to one of its clients at a time."""
+        return max(each.told_at for each in self._copies)
+
 
 def _lora_request(lora: Lora) -> LoRARequest:
     return LoRARequest(lora_name=lora.name, lora_int_id=lora.id, lora_path=lora.path)
@@ -137,8 +147,11 @@ class EngineCore:
         limits: WatchdogLimits,
         tool_parser: str = AUTOMATIC,
         kind: ModelKind = "generate",
+        lost: Callable[[], bool] | None = None,
     ) -> None:
         self._llm = llm
+        # None: the engine is ours, and ends with us.
+        self._lost = lost
         self._load = load
         self.processes = processes
         self.watchdog = Watchdog(limits, processes.cpu_seconds)
@@ -198,6 +211,39 @@ class EngineCore:
             llm.shutdown()
             raise
 
+    @classmethod
+    def join(
+        cls,
+        place: Attachment,
+        lost: Callable[[], bool],
+        limits: WatchdogLimits,
+        tool_parser: str = AUTOMATIC,
+        kind: ModelKind = "generate",
+    ) -> EngineCore:
+        """Take a place at a running engine. ``lost``: whether its holder says that it is gone."""
+        os.environ[GATEWAY_PID] = str(os.getpid())
+        loads: list[SchedulerLoad] = []
+
+        def keep_load(vllm_config: Any, engine_index: int = 0) -> SchedulerLoad:
+            loads.append(SchedulerLoad(vllm_config, engine_index))
+            return loads[-1]
+
+        arguments = AsyncEngineArgs(**place.arguments)
+        addresses = {"input_address": place.input_address, "output_address": place.output_address}
+        if place.stats_address is not None:
+            addresses["stats_update_address"] = place.stats_address
+        llm = AsyncLLM.from_vllm_config(
+            arguments.create_engine_config(UsageContext.ENGINE_CONTEXT),
+            stat_loggers=[keep_load],
+            client_addresses=addresses,
+            client_count=place.clients,
+            client_index=place.client,
+        )
+        processes = EngineProcesses.of(place.pids)
+        core = cls(llm, processes, EngineLoad(loads), limits, tool_parser, kind, lost)
+        core.slots = -(-core.slots // place.clients)
+        return core
+
     async def attach(self) -> None:
         """Bind to the running event loop and prove with one token that the engine answers."""
         if self.pooler is not None:
@@ -213,7 +259,12 @@ class EngineCore:
     @property
     def dead(self) -> bool:
         """Whether vLLM has given this engine up."""
-        return bool(self._llm.errored)
+        return bool(self._llm.errored) or (self._lost is not None and self._lost())
+
+    async def forget_client(self, client: int) -> None:
+        """End what another worker at the same engine left running when it died."""
+        with suppress(Exception):  # an engine that dies now has nothing running
+            await self._llm.engine_core.call_utility_async(FORGET_CLIENT, client)
 
     @property
     def load(self) -> EngineLoad:
@@ -473,6 +524,9 @@ class EngineCore:
         await shutdown
 
     def _shutdown(self) -> None:
+        if self._lost is not None:
+            self._llm.shutdown()
+            return
         if self.dead or self.watchdog.hangs():
             self.processes.kill()  # it would not listen
         self._llm.shutdown(timeout=SHUTDOWN_SECONDS)

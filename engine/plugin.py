@@ -13,6 +13,7 @@ import sys
 import time
 import warnings
 
+from engine import forgotten
 from engine.lora_cpu import CPU_LORA
 from engine.lora_cpu import install as install_cpu_lora
 
@@ -36,6 +37,7 @@ def register() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent or not _alive(int(gateway)):
         os._exit(1)
+    forgotten.install()
     if os.environ.get(CPU_LORA) == "1":
         install_cpu_lora()
 

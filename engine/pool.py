@@ -108,7 +108,13 @@ class ModelPool(Dispatch):
             restarts=sum(state.restarts for state in states),
             detail=next((state.detail for state in states if state.detail), None),
             generated_tokens=sum(state.generated_tokens for state in states),
+            told_at=max((state.told_at for state in states), default=0.0),
         )
+
+    async def forget_client(self, client: int) -> None:
+        """End what another worker at the same engine left running when it died."""
+        for runtime in self._runtimes():
+            await runtime.forget_client(client)
 
     def _overall(self) -> Phase:
         if self._phase is not Phase.READY:

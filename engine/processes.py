@@ -25,6 +25,11 @@ class EngineProcesses:
         """
         return cls(p for p in _engine_family() if p.pid not in earlier)
 
+    @classmethod
+    def of(cls, pids: Iterable[int]) -> EngineProcesses:
+        """Those that somebody else has started."""
+        return cls(process for process in map(_process, pids) if process is not None)
+
     @property
     def pids(self) -> list[int]:
         """The engine core first, then what it started itself."""
@@ -52,6 +57,13 @@ class EngineProcesses:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         psutil.wait_procs(family, timeout=wait)
+
+
+def _process(pid: int) -> psutil.Process | None:
+    try:
+        return psutil.Process(pid)
+    except psutil.NoSuchProcess:
+        return None
 
 
 def _engine_family() -> list[psutil.Process]:

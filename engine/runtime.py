@@ -16,6 +16,7 @@ from typing import Any
 
 from engine.adapters.manager import AdapterManager
 from engine.adapters.residency import Hold, Lora, LoraObserver, Unobserved
+from engine.attachment import Attachments
 from engine.config import EngineConfig, check_environment, check_versions, engine_arguments
 from engine.core import EngineCore
 from engine.metrics import VllmMetrics
@@ -71,7 +72,8 @@ class VllmEngine:
     """One model on vLLM in this process. Use it from one event loop.
 
     ``starts`` is shared by all engines of a process, which are started one after the other; ``metrics`` is where vLLM's
-    own are kept. Stopped once, it cannot be started again.
+    own are kept. With ``attachments`` the engine is somebody else's, who also starts it anew.
+    Stopped once, it cannot be started again.
     """
 
     def __init__(
@@ -82,8 +84,10 @@ class VllmEngine:
         starts: asyncio.Lock | None = None,
         metrics: VllmMetrics | None = None,
         observer: LoraObserver | None = None,
+        attachments: Attachments | None = None,
     ) -> None:
         self._config = config
+        self._attachments = attachments
         self._starts = starts or asyncio.Lock()
         self._metrics = metrics
         self._policy = restarts or RestartPolicy()
@@ -140,6 +144,7 @@ class VllmEngine:
             restarts=self._restarts,
             detail=self._detail,
             generated_tokens=core.load.generated_tokens if core else 0,
+            told_at=core.load.told_at if core else 0.0,
         )
 
     def slots(self) -> int:
@@ -183,6 +188,11 @@ class VllmEngine:
         self._draining = True
         self._enter(Phase.DRAINING)
         await self._idle.wait()
+
+    async def forget_client(self, client: int) -> None:
+        """End what another worker at the same engine left running when it died."""
+        if self._core is not None and not self._core.dead:
+            await self._core.forget_client(client)
 
     def kill(self) -> None:
         """End the engine's processes at once, without asking them. Call :meth:`stop` afterwards."""
@@ -238,6 +248,8 @@ class VllmEngine:
 
     async def _abandon(self, build: asyncio.Future[EngineCore], before: frozenset[int]) -> None:
         """End a start-up: it cannot be interrupted, but without its children it fails by itself."""
+        if self._attachments is not None:
+            self._attachments.cancel()
         while not build.done():
             EngineProcesses.started_since(before).kill(wait=0)
             await asyncio.wait({build}, timeout=TICK_SECONDS)
@@ -247,6 +259,9 @@ class VllmEngine:
     def _build(self, limits: WatchdogLimits) -> EngineCore:
         config = self._config
         core = SpeechCore if config.kind == "transcribe" else EngineCore
+        if (held := self._attachments) is not None:
+            place = held.attach()
+            return core.join(place, partial(held.lost, place), limits, config.tool_parser, config.kind)
         return core.build(engine_arguments(config), limits, config.tool_parser, config.kind)
 
     def _vocabulary(self) -> str:

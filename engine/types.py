@@ -382,6 +382,7 @@ class EngineState:
     """A snapshot for readiness, metrics and admission; cheap to take. Counts are sequences, not requests.
 
     ``generated_tokens``: since the engine's last start, so it may fall.
+    ``told_at``: when an engine last said how it is, by the machine's monotonic clock.
     """
 
     phase: Phase
@@ -392,6 +393,7 @@ class EngineState:
     restarts: int
     detail: str | None = None
     generated_tokens: int = 0
+    told_at: float = 0.0
 
 
 #: What a model is for. ``embed``: text to a vector; ``classify``: text to labels; ``score``: two texts to a number.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from typing import Any
@@ -98,6 +98,7 @@ from gateway.usage.ledger import Ledger
 from gateway.usage.observed import ObservedLedger
 from gateway.usage.prices import PriceList
 from gateway.usage.records import Settled
+from gateway.workers.routes import fit_for_workers
 
 NO_AUTHENTICATION = (
     "no authentication is configured: make a key with `sluice keys create`, set SLUICE_API_KEY, api_key_file or jwt, "
@@ -115,9 +116,11 @@ def create_app(
     metrics: Metrics,
     store: Store | None = None,
     engine_version: str = "none",
+    scrape: Callable[[], Awaitable[bytes]] | None = None,
 ) -> Gateway:
     """The whole gateway around ``engine``; must be called on the event loop that will run it.
 
+    ``scrape``: where the metrics of all workers come from, if this is one of several.
     Without a ``store`` there are no keys but the configured one, and no admin routes. Raises :class:`SettingsError`
     where settings contradict each other, ValueError for a route with a hole.
     """
@@ -167,7 +170,9 @@ def create_app(
     toolbox = Toolbox.build(settings.agent, tool_metrics)
     describe = cache(lambda: _describe(table))
     table = RouteTable(
-        [
+        fit_for_workers(
+            pipeline,
+            settings.workers,
             *chat.routes(pipeline),
             *completions.routes(pipeline),
             *responses.routes(pipeline, shelf),
@@ -188,11 +193,16 @@ def create_app(
             *names.routes(pipeline, engine, adapters.catalog),
             *system.health_routes(gateway.is_started, gateway.not_ready_reason, gateway.degraded),
             *system.metrics_routes(
-                pipeline, metrics, gateway.refresh_metrics, worker, need_key=settings.metrics_need_key
+                pipeline,
+                metrics,
+                gateway.refresh_metrics,
+                worker,
+                need_key=settings.metrics_need_key,
+                scrape=scrape,
             ),
             system.version_route(engine_version),
             *system.document_routes(describe, worker, page=settings.dev),
-        ]
+        )
     )
     tracer = build_tracing(settings.tracing, os.environ, metrics)
     front = Front(table, door, access_log, metrics, tracer, names.ended)
@@ -433,7 +443,9 @@ def request_bounds(settings: Settings) -> RequestBounds:
 
 def http_bounds(settings: Settings) -> HttpBounds:
     """The bounds of the HTTP front."""
-    return HttpBounds(**settings.http.model_dump(), allowed_hosts=_allowed_hosts(settings))
+    return HttpBounds(
+        **settings.http.model_dump(), allowed_hosts=_allowed_hosts(settings), shared_port=settings.workers > 1
+    )
 
 
 def _allowed_hosts(settings: Settings) -> tuple[str, ...] | None:

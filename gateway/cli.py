@@ -54,6 +54,7 @@ def serve(
     allow_no_auth: Annotated[bool | None, typer.Option("--allow-no-auth", help="Serve everyone without a key.")] = None,
     api_key_file: Annotated[Path | None, typer.Option(help="File that holds the static API key.")] = None,
     drain_timeout: Annotated[float | None, typer.Option(help="Seconds streams get after SIGTERM [30].")] = None,
+    workers: Annotated[int | None, typer.Option(help="Front-end processes that share the engine [1].")] = None,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print the settings that would be used, and exit.")
     ] = False,
@@ -68,6 +69,7 @@ def serve(
         "allow_no_auth": allow_no_auth,
         "api_key_file": api_key_file,
         "drain_timeout": drain_timeout,
+        "workers": workers,
     }
     settings = _settings(config, {name: value for name, value in flags.items() if value is not None})
     if print_config:

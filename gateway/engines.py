@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.adapters.manager import AdapterOptions
-from engine.config import EngineConfig, kind_of, prepare_environment
+from engine.config import EngineConfig, check_environment, check_versions, kind_of, prepare_environment
 from engine.types import ModelKind
 from gateway.settings import Settings
 
 if TYPE_CHECKING:
     from engine.adapters.residency import LoraObserver
+    from engine.attachment import Attachments
     from engine.pool import ModelPool
     from engine.runtime import VllmEngine
+    from engine.shared import SharedEngines
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +46,35 @@ def first_served(settings: Settings, model: str, name: str) -> Served:
     return Served(model, name, kind_of(model), settings.engine, settings.tool_parser, pin=True, preload=True)
 
 
-def build_pool(settings: Settings, models: Sequence[Served], observer: LoraObserver | None = None) -> ModelPool:
-    """A pool of ``models``, not started. Slow the first time: it imports vLLM. ``observer`` is told of adapters."""
+def shared_engines(settings: Settings, model: Served) -> SharedEngines:
+    """Where engines for several workers come from. Slow the first time: it imports vLLM.
+
+    Raises :class:`engine.types.EngineUnavailable`.
+    """
+    _prepare(settings, [model])
+    check_versions()
+    check_environment(os.environ)
+    from engine.shared import SharedEngines
+
+    return SharedEngines(_config(settings, model), settings.workers)
+
+
+def _prepare(settings: Settings, models: Sequence[Served]) -> None:
     local = all(Path(model.path).is_dir() for model in models)
     prepare_environment(os.environ, model_is_local=local and not settings.adapters.allow_hub)
+
+
+def build_pool(
+    settings: Settings,
+    models: Sequence[Served],
+    observer: LoraObserver | None = None,
+    attachments: Attachments | None = None,
+) -> ModelPool:
+    """A pool of ``models``, not started. Slow the first time: it imports vLLM. ``observer`` is told of adapters.
+
+    ``attachments``: the engine is held by another process.
+    """
+    _prepare(settings, models)
     # Only now: libraries below vLLM read their environment when they are imported.
     from engine.memory import default_budget, expected_bytes
     from engine.metrics import VllmMetrics
@@ -58,7 +85,7 @@ def build_pool(settings: Settings, models: Sequence[Served], observer: LoraObser
     starts, metrics = asyncio.Lock(), VllmMetrics()
 
     def make(config: EngineConfig) -> VllmEngine:
-        return VllmEngine(config, starts=starts, metrics=metrics, observer=observer)
+        return VllmEngine(config, starts=starts, metrics=metrics, observer=observer, attachments=attachments)
 
     specs = [
         ModelSpec(_config(settings, model), model.pin, model.preload or not index, model.memory)

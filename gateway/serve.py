@@ -9,7 +9,7 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
@@ -42,6 +42,7 @@ from gateway.usage.shipper import Shipper
 
 if TYPE_CHECKING:
     from engine.pool import ModelPool
+    from gateway.workers.parent import Orders, Parent
 
 log = logging.getLogger("sluice.serve")
 
@@ -77,13 +78,40 @@ def run(settings: Settings) -> int:
     except EngineUnavailable as error:
         sys.stderr.write(f"sluice: {error}\n")
         return EXIT_FAILED
+    if settings.workers > 1:
+        return _serve_with_workers(settings, served, made_key)
+    return serve(settings, served, made_key=made_key)
+
+
+def _serve_with_workers(settings: Settings, served: list[Served], made_key: Path | None) -> int:
+    # Only here: one process has no use for it.
+    from gateway.workers.fit import check
+    from gateway.workers.run import run_workers
+
+    check(settings, served)
+    metrics = Metrics()
+    logs = _install_logs(settings, metrics)
+    try:
+        return run_workers(settings, served[0], lambda port: _announce(settings, served[0], port, made_key))
+    finally:
+        logs.close()
+
+
+def serve(
+    settings: Settings, served: list[Served], *, made_key: Path | None = None, parent: Parent | None = None
+) -> int:
+    """Serve ``served`` from this process; the exit status. ``parent``: it is one worker of several.
+
+    Raises :class:`SettingsError`.
+    """
+    secret = deployment_secret(settings.deployment_secret(), settings.state_dir)
     metrics = Metrics()
     logs = _install_logs(settings, metrics)
     try:
         with _accounts(settings, secret, metrics) as (ledger, store):
-            engine = build_pool(settings, served, metrics)
+            engine = build_pool(settings, served, metrics, parent)
             parts = Parts(secret, ledger, store, logs, metrics)
-            status: int = uvloop.run(_serve(settings, served[0], engine, parts, made_key))
+            status: int = uvloop.run(_serve(settings, served[0], engine, parts, made_key, parent))
             return status
     finally:
         logs.close()
@@ -242,6 +270,7 @@ async def _serve(
     engine: ModelPool,
     parts: Parts,
     made_key: Path | None,
+    parent: Parent | None,
 ) -> int:
     metrics, ledger = parts.metrics, parts.ledger
     gateway = create_app(
@@ -253,22 +282,57 @@ async def _serve(
         metrics=metrics,
         store=parts.store,
         engine_version=_engine_version(),
+        scrape=parent.scrape if parent is not None else None,
     )
     gateway.refreshers.append(lambda: metrics.ledger_degraded.set(ledger.degraded))
     gateway.refreshers.append(engine.flush_metrics)
-    stop = _Stop()
-    stop.listen()
+    stop = Stopping()
+    if parent is None:
+        stop.listen()
+    else:
+        parent.obey(_orders(stop, gateway, engine, metrics))
+    # One that joins others must not take connections before it can serve them.
+    late = parent is not None and parent.late
+    port = None if late else await _listen(gateway)
+
+    async def serving() -> None:
+        bound = await _listen(gateway) if port is None else port
+        if parent is None:
+            _announce(settings, served, bound, made_key)
+        else:
+            parent.ready()
+
     try:
-        port = await gateway.listen()
-    except AddressUnavailableError as error:
-        raise SettingsError(f"host, port: {error}") from None
-    try:
-        return await _live(gateway, stop, lambda: _announce(settings, served, port, made_key), engine.kill)
+        return await _live(gateway, stop, serving, engine.kill)
     finally:
         await _stop_or_leave(gateway)
 
 
-async def _live(gateway: Gateway, stop: _Stop, announce: Callable[[], None], kill: Callable[[], None]) -> int:
+def _orders(stop: Stopping, gateway: Gateway, engine: ModelPool, metrics: Metrics) -> Orders:
+    """What the parent of this worker may ask for."""
+    # Only here: one process has no use for it.
+    from gateway.workers.messages import Counted
+    from gateway.workers.parent import Orders
+
+    return Orders(
+        drain=stop.first.set,
+        end=stop.second.set,
+        forget=engine.forget_client,
+        refresh=gateway.refresh_metrics,
+        count=lambda: Counted(metrics.families(), engine.state().told_at),
+    )
+
+
+async def _listen(gateway: Gateway) -> int:
+    try:
+        return await gateway.listen()
+    except AddressUnavailableError as error:
+        raise SettingsError(f"host, port: {error}") from None
+
+
+async def _live(
+    gateway: Gateway, stop: Stopping, serving: Callable[[], Awaitable[None]], kill: Callable[[], None]
+) -> int:
     starting = asyncio.ensure_future(gateway.start_engine())
     stopping = asyncio.ensure_future(stop.first.wait())
     await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -284,7 +348,7 @@ async def _live(gateway: Gateway, stop: _Stop, announce: Callable[[], None], kil
         stopping.cancel()
         log.critical("cannot serve: %s. `sluice doctor` may know why.", error)
         return EXIT_FAILED
-    announce()
+    await serving()
     await stopping
     draining = asyncio.ensure_future(gateway.drain())
     hurry = asyncio.ensure_future(stop.second.wait())
@@ -304,7 +368,7 @@ async def _stop_or_leave(gateway: Gateway) -> None:
         log.error("the engine did not stop in time: killing it")
 
 
-class _Stop:
+class Stopping:
     """The first signal asks for an orderly end, the second for an immediate one.
 
     The same signal again within :data:`ECHO_SECONDS` is not a second one: when a whole process group is told to end
@@ -318,11 +382,13 @@ class _Stop:
         self._earlier: tuple[int, float] | None = None
 
     def listen(self) -> None:
+        """Take the process's signals."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self.received, number)
 
     def received(self, number: int) -> None:
+        """One more signal."""
         now = self._clock()
         if self._earlier is None:
             self._earlier = number, now

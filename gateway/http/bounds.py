@@ -17,6 +17,7 @@ class HttpBounds:
     is cut. ``send_buffer_bytes`` bounds what one connection may keep unsent (kernel and process together).
     ``linger_timeout`` and ``linger_bytes``: how long and how much input is read and dropped so that a peer that
     is still sending gets to read the answer. ``allowed_hosts``: host names without port; None allows any.
+    ``shared_port``: other processes of ours listen on the same port, and the kernel divides what comes (SO_REUSEPORT).
     """
 
     max_header_bytes: int = 32_768
@@ -38,3 +39,4 @@ class HttpBounds:
     linger_bytes: int = 65_536
     sweep_interval: float = 0.25
     allowed_hosts: tuple[str, ...] | None = None
+    shared_port: bool = False

@@ -6,6 +6,7 @@ import errno
 import resource
 import socket
 from contextlib import suppress
+from dataclasses import replace
 from typing import Final
 
 from gateway.http.bounds import HttpBounds
@@ -29,7 +30,7 @@ def bind(host: str, port: int, bounds: HttpBounds) -> list[socket.socket]:
     try:
         for family, address in dict.fromkeys((entry[0], entry[4][0]) for entry in found):
             chosen = bound[0].getsockname()[1] if bound else port
-            bound.append(_bind_one(socket.AddressFamily(family), str(address), chosen))
+            bound.append(_bind_one(socket.AddressFamily(family), str(address), chosen, shared=bounds.shared_port))
     except OSError:
         for sock in bound:
             sock.close()
@@ -60,15 +61,32 @@ def connection_limit(bounds: HttpBounds) -> int:
     return min(bounds.max_connections, max(soft // 4, soft - _RESERVED_DESCRIPTORS))
 
 
-def _bind_one(family: socket.AddressFamily, address: str, port: int) -> socket.socket:
+def reserve(host: str, port: int, bounds: HttpBounds) -> list[socket.socket]:
+    """Hold the port for processes that share it, without listening. Raises :class:`AddressUnavailableError`.
+
+    A port that is taken must be found out here: those that share one do not notice others.
+    """
+    alone = bind(host, port, replace(bounds, shared_port=False))
+    addresses = [(sock.family, sock.getsockname()) for sock in alone]
+    for sock in alone:
+        sock.close()
+    return [_bind_one(family, name[0], name[1], shared=True, listen=False) for family, name in addresses]
+
+
+def _bind_one(
+    family: socket.AddressFamily, address: str, port: int, *, shared: bool = False, listen: bool = True
+) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.bind((address, port))
         # Listening here, not later, finds a taken port while there is still someone to tell.
-        sock.listen(1)
+        if listen:
+            sock.listen(1)
     except OSError as error:
         sock.close()
         raise AddressUnavailableError(error.errno, _reason(error, address, port)) from error

@@ -404,6 +404,10 @@ class Metrics:
         """How many keys are in memory."""
         self._keys.set(count)
 
+    def families(self) -> list[Metric]:
+        """What :meth:`exposition` writes, for a sum over processes."""
+        return list(_Joined(self.registry, REGISTRY).collect())
+
     def exposition(self, accept: str = "") -> tuple[bytes, bytes]:
         """Content type and text of everything: ours, then the default registry with ``vllm:*`` and ``process_*``.
 

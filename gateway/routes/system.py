@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import html
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
 from importlib import metadata
 from typing import Any, Final
 
 import orjson
 import yaml
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, Field
 
 from engine.types import ModelInfo, ModelState, Phase
@@ -72,13 +73,25 @@ def health_routes(
 
 
 def metrics_routes(
-    pipeline: Pipeline, metrics: Metrics, refresh: Callable[[], None], worker: Executor, *, need_key: bool
+    pipeline: Pipeline,
+    metrics: Metrics,
+    refresh: Callable[[], None],
+    worker: Executor,
+    *,
+    need_key: bool,
+    scrape: Callable[[], Awaitable[bytes]] | None = None,
 ) -> list[Route]:
-    """GET /metrics; ``refresh`` brings gauges up to date on the loop before a worker thread writes the text."""
+    """GET /metrics; ``refresh`` brings gauges up to date on the loop before a worker thread writes the text.
+
+    ``scrape`` gets the text from elsewhere: that of all workers together.
+    """
 
     async def show(exchange: Exchange) -> None:
         if need_key:
             await pipeline.enter(exchange)
+        if scrape is not None:
+            exchange.respond(200, await scrape(), [(b"content-type", CONTENT_TYPE_LATEST.encode())])
+            return
         refresh()
         accept = (exchange.header(b"accept") or b"").decode("latin-1")
         content_type, text = await asyncio.get_running_loop().run_in_executor(worker, metrics.exposition, accept)

@@ -78,6 +78,7 @@ class Settings(BaseSettings):
     allowed_hosts: Annotated[list[str] | None, NoDecode] = Field(
         None, description="Accepted Host headers; default: loopback names when listening on loopback, else any."
     )
+    workers: int = Field(1, ge=1, le=64, description="Front-end processes that share one engine (docs/scale-out.md).")
     drain_timeout: float = Field(30.0, ge=0, description="Seconds that streams get to finish after SIGTERM.")
     request_timeout: float = Field(600.0, gt=0, description="Deadline in seconds of one request, from its arrival.")
     keep_alive_interval: float = Field(15.0, gt=0, description="Silence in seconds before a stream sends a comment.")

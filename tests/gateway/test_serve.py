@@ -10,7 +10,7 @@ import pytest
 
 from engine.samples import DEFAULT_MODEL_ID
 from gateway.guardian.build import SAMPLE_MODEL
-from gateway.serve import ECHO_SECONDS, _resolve_models, _Stop
+from gateway.serve import ECHO_SECONDS, Stopping, _resolve_models
 from gateway.settings import load
 
 
@@ -33,7 +33,7 @@ class Clock:
 )
 def test_an_echo_of_the_first_signal_is_not_a_second_one(second: int, later: float, at_once: bool) -> None:
     clock = Clock()
-    stop = _Stop(clock)
+    stop = Stopping(clock)
     stop.received(signal.SIGTERM)
     assert stop.first.is_set()
     clock.now += later

@@ -1,0 +1,108 @@
+"""What parent and workers say to each other, over one pair of sockets per worker."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from prometheus_client.metrics_core import Metric
+
+from engine.attachment import Attachment
+from gateway.engines import Served
+from gateway.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """To a new worker, first of all. ``late``: it joins others that serve already."""
+
+    settings: Settings
+    served: Served
+    index: int
+    late: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceWanted:
+    """From a worker that needs an engine. ``broken`` is the generation that it had and found dead."""
+
+    broken: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A place at the engine of this generation: engines are numbered as they are started."""
+
+    generation: int
+    attachment: Attachment
+
+
+@dataclass(frozen=True, slots=True)
+class NoEngine:
+    """There will be none."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLost:
+    """The engine of this generation and all before are gone."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """Another worker died: end what this client of the engine left running."""
+
+    client: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """From a worker that serves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Drain; ``now``: do not wait for running requests."""
+
+    now: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What one worker has counted. ``told_at``: when its engine last spoke to it, by the machine's monotonic clock."""
+
+    families: Sequence[Metric]
+    told_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class CountsWanted:
+    """To every worker when one of them is scraped."""
+
+    scrape: int
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """The answer to :class:`CountsWanted`."""
+
+    scrape: int
+    counted: Counted
+
+
+@dataclass(frozen=True, slots=True)
+class SumWanted:
+    """From a worker that is scraped."""
+
+    question: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """The text of everything that all workers have counted."""
+
+    question: int
+    text: bytes

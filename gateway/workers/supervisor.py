@@ -1,0 +1,393 @@
+"""The parent of several workers: holds the engine, starts what died anew, adds up what they count, stops all in order.
+
+Recovery is simple on purpose. A worker that dies is started again and takes a new place at the engine; its clients lose
+their connections, nobody else notices. An engine that dies is started again with back-off; meanwhile all workers answer
+503. Either that fails too often stays down: without an engine the workers say so, without workers the process ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing.connection import Connection
+from subprocess import Popen, TimeoutExpired
+from typing import Final, Protocol
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from engine.attachment import Attachment
+from engine.types import EngineUnavailable
+from gateway.workers.messages import (
+    Counts,
+    CountsWanted,
+    EngineLost,
+    Forget,
+    NoEngine,
+    Place,
+    PlaceWanted,
+    Ready,
+    Stop,
+    Sum,
+    SumWanted,
+)
+from gateway.workers.total import Total
+
+log = logging.getLogger("sluice.workers")
+
+LOOK_SECONDS: Final = 0.25
+#: Seconds that a scrape waits for slow workers; the last word of each is there.
+COUNT_SECONDS: Final = 3.0
+#: Seconds that a worker gets to end after its drain.
+END_SECONDS: Final = 25.0
+
+
+class HeldEngine(Protocol):
+    """See :class:`engine.shared.SharedEngine`."""
+
+    @property
+    def dead(self) -> bool:
+        """Whether it is gone."""
+
+    def place(self) -> Attachment | None:
+        """The next place; None if there is none left."""
+
+    def close(self) -> None:
+        """Leave nothing behind. Blocks."""
+
+    def kill(self) -> None:
+        """End its processes at once."""
+
+
+class Engines(Protocol):
+    """See :class:`engine.shared.SharedEngines`."""
+
+    def launch(self) -> HeldEngine:
+        """Start one. Blocks. Raises :class:`engine.types.EngineUnavailable`."""
+
+    def interrupt(self) -> None:
+        """Make a launch that is under way fail."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """Seconds. After ``give_up_after`` failures within ``window`` it is enough."""
+
+    first_delay: float = 0.5
+    max_delay: float = 30.0
+    give_up_after: int = 5
+    window: float = 600.0
+
+
+class Failures:
+    """Counts failures, and says how long to wait before it is tried again."""
+
+    def __init__(self, patience: Patience, clock: Callable[[], float] = time.monotonic) -> None:
+        self._patience = patience
+        self._clock = clock
+        self._times: deque[float] = deque()
+
+    def another(self) -> float | None:
+        """Seconds to wait after one more failure; None: give up."""
+        now = self._clock()
+        self._times.append(now)
+        while self._times[0] < now - self._patience.window:
+            self._times.popleft()
+        if len(self._times) >= self._patience.give_up_after:
+            return None
+        return float(min(self._patience.max_delay, self._patience.first_delay * 2 ** (len(self._times) - 1)))
+
+
+@dataclass(slots=True, eq=False)
+class Worker:
+    """One process. ``place`` is the last one that it was given; ``wants`` one: it waits for an engine."""
+
+    index: int
+    process: Popen[bytes]
+    connection: Connection
+    place: Place | None = None
+    wants: bool = False
+    ready: bool = False
+
+    def send(self, message: object) -> None:
+        """Say it, if anybody is there to hear it: its end is noticed when it is read."""
+        with suppress(OSError):
+            self.connection.send(message)
+
+
+@dataclass(slots=True)
+class _Scrape:
+    asker: Worker
+    question: int
+    missing: set[Worker] = field(default_factory=set)
+
+
+class Supervisor:
+    """``start`` makes the worker of an index; ``late``: others serve already. ``serving`` is called once all do."""
+
+    def __init__(
+        self,
+        workers: int,
+        engines: Engines,
+        start: Callable[[int, bool], Worker],
+        serving: Callable[[], None],
+        *,
+        drain_timeout: float,
+        patience: Patience | None = None,
+    ) -> None:
+        self._count = workers
+        self._engines = engines
+        self._start = start
+        self._serving: Callable[[], None] | None = serving
+        self._drain_timeout = drain_timeout
+        self._engine_failures = Failures(patience or Patience())
+        self._worker_failures = Failures(patience or Patience())
+        # Lives as long as we do: the engine's processes ask the kernel to die with this very thread.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="sluice-engine")
+        self._workers: set[Worker] = set()
+        self._respawns: set[asyncio.Task[None]] = set()
+        self._engine: HeldEngine | None = None
+        self._generation = 0
+        self._broken = 0
+        self._refused: str | None = None
+        self._stopping = False
+        self._failed = asyncio.Event()
+        self._gone = asyncio.Event()
+        self._total = Total()
+        self._scrapes: dict[int, _Scrape] = {}
+        self._numbers = itertools.count()
+        registry = CollectorRegistry()
+        self._registry = registry
+        self._alive = Gauge("sluice_workers", "Front-end workers that serve.", registry=registry)
+        self._restarts = Counter("sluice_worker_restarts", "Front-end workers that died.", registry=registry)
+
+    async def run(self, drain: asyncio.Event, hurry: asyncio.Event) -> bool:
+        """Serve until ``drain``, end at once on ``hurry``; whether it went well."""
+        for index in range(self._count):
+            self._begin(index, late=False)
+        holding = asyncio.create_task(self._hold(), name="engine")
+        draining = asyncio.create_task(drain.wait())
+        failing = asyncio.create_task(self._failed.wait())
+        await asyncio.wait({draining, failing}, return_when=asyncio.FIRST_COMPLETED)
+        failing.cancel()
+        draining.cancel()
+        self._stopping = True
+        for respawn in self._respawns:
+            respawn.cancel()
+        await self._end_workers(hurry)
+        await self._end_engine(holding)
+        return not self._failed.is_set()
+
+    # -- the engine -------------------------------------------------------------------------------------------------
+
+    async def _hold(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                self._engine = await loop.run_in_executor(self._thread, self._engines.launch)
+            except EngineUnavailable as error:
+                log.exception("the engine did not start")
+                if not self._generation:
+                    log.critical("cannot serve: %s. `sluice doctor` may know why.", error)
+                    self._failed.set()
+                    return
+            else:
+                self._generation += 1
+                log.info("the engine runs", extra={"fields": {"generation": self._generation}})
+                self._give_places()
+                await self._watch(self._engine)
+                await self._bury()
+            delay = self._engine_failures.another()
+            if delay is None:
+                log.critical("the engine failed too often and stays down: restart when the cause is mended")
+                self._refuse("the engine failed too often")
+                return
+            await asyncio.sleep(delay)
+
+    async def _watch(self, engine: HeldEngine) -> None:
+        while not engine.dead and self._broken < self._generation:  # noqa: ASYNC110 - processes tell nobody
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _bury(self) -> None:
+        log.error("the engine died: starting it anew")
+        self._tell(EngineLost(self._generation))
+        engine, self._engine = self._engine, None
+        assert engine is not None
+        engine.kill()
+        await asyncio.get_running_loop().run_in_executor(self._thread, engine.close)
+
+    def _give_places(self) -> None:
+        for worker in self._workers:
+            if worker.wants and self._engine is not None and self._broken < self._generation:
+                self._give_place(worker, self._engine)
+
+    def _give_place(self, worker: Worker, engine: HeldEngine) -> None:
+        attachment = engine.place()
+        if attachment is None:
+            log.error("so many workers died that the engine has no place left for another")
+            self._broken = self._generation
+            return
+        worker.wants = False
+        worker.place = Place(self._generation, attachment)
+        worker.send(worker.place)
+
+    def _refuse(self, reason: str) -> None:
+        self._refused = reason
+        for worker in self._workers:
+            if worker.wants:
+                worker.wants = False
+                worker.send(NoEngine(reason))
+
+    async def _end_engine(self, holding: asyncio.Task[None]) -> None:
+        while not holding.done():
+            holding.cancel()
+            self._engines.interrupt()
+            await asyncio.wait({holding}, timeout=LOOK_SECONDS)
+        loop = asyncio.get_running_loop()
+        # A launch that was cancelled runs on in its thread, without its children not for long.
+        idle = loop.run_in_executor(self._thread, lambda: None)
+        while not idle.done():
+            self._engines.interrupt()
+            await asyncio.wait({idle}, timeout=LOOK_SECONDS)
+        if self._engine is not None:
+            await loop.run_in_executor(self._thread, self._engine.close)
+        self._thread.shutdown(wait=False)
+
+    # -- the workers ------------------------------------------------------------------------------------------------
+
+    def _begin(self, index: int, *, late: bool) -> None:
+        worker = self._start(index, late)
+        self._workers.add(worker)
+        asyncio.get_running_loop().add_reader(worker.connection.fileno(), self._hear, worker)
+
+    def _hear(self, worker: Worker) -> None:
+        try:
+            message = worker.connection.recv()
+        except (EOFError, OSError):
+            self._died(worker)
+            return
+        match message:
+            case PlaceWanted(broken):
+                self._want_place(worker, broken)
+            case Ready():
+                worker.ready = True
+                self._count_ready()
+            case SumWanted(question):
+                self._scrape(worker, question)
+            case Counts(scrape, counted):
+                self._total.told(worker.index, counted)
+                self._counted(scrape, worker)
+
+    def _want_place(self, worker: Worker, broken: int | None) -> None:
+        if self._refused is not None:
+            worker.send(NoEngine(self._refused))
+            return
+        worker.wants = True
+        if broken is not None:
+            # It saw what we may not have seen yet; one that cannot go on with its engine is as good as a dead engine.
+            self._broken = max(self._broken, broken)
+        self._give_places()
+
+    def _count_ready(self) -> None:
+        ready = sum(worker.ready for worker in self._workers)
+        self._alive.set(ready)
+        if ready == self._count and self._serving is not None:
+            self._serving()
+            self._serving = None
+
+    def _died(self, worker: Worker) -> None:
+        asyncio.get_running_loop().remove_reader(worker.connection.fileno())
+        worker.connection.close()
+        self._workers.discard(worker)
+        status = _reaped(worker.process)
+        self._total.died(worker.index)
+        self._count_ready()
+        for scrape in list(self._scrapes):
+            self._counted(scrape, worker)
+        if self._stopping:
+            self._settle_end(status)
+            return
+        self._restarts.inc()
+        log.error("a worker died", extra={"fields": {"worker": worker.index, "status": status}})
+        if worker.place is not None and worker.place.generation == self._generation:
+            self._tell(Forget(worker.place.attachment.client))
+        respawn = asyncio.create_task(self._again(worker.index), name=f"worker {worker.index}")
+        self._respawns.add(respawn)
+        respawn.add_done_callback(self._respawns.discard)
+
+    async def _again(self, index: int) -> None:
+        delay = self._worker_failures.another()
+        if delay is None:
+            log.critical("workers died too often")
+            self._failed.set()
+            return
+        await asyncio.sleep(delay)
+        self._begin(index, late=self._serving is None)
+
+    async def _end_workers(self, hurry: asyncio.Event) -> None:
+        self._tell(Stop(now=False))
+        self._refuse("the process is stopping")
+        if not self._workers:
+            return
+        gone = asyncio.create_task(self._gone.wait())
+        hurrying = asyncio.create_task(hurry.wait())
+        wait = partial(asyncio.wait, return_when=asyncio.FIRST_COMPLETED)
+        await wait({gone, hurrying}, timeout=self._drain_timeout + END_SECONDS)
+        if not gone.done():
+            self._tell(Stop(now=True))
+            if self._engine is not None:
+                self._engine.kill()
+            await wait({gone}, timeout=END_SECONDS)
+        hurrying.cancel()
+        gone.cancel()
+        for worker in self._workers:
+            log.error("a worker did not end in time: killing it", extra={"fields": {"worker": worker.index}})
+            worker.process.kill()
+            _reaped(worker.process)
+
+    def _settle_end(self, status: int | None) -> None:
+        if status:
+            log.error("a worker did not end well", extra={"fields": {"status": status}})
+        if not self._workers:
+            self._gone.set()
+
+    def _tell(self, message: object) -> None:
+        for worker in self._workers:
+            worker.send(message)
+
+    # -- what they count --------------------------------------------------------------------------------------------
+
+    def _scrape(self, asker: Worker, question: int) -> None:
+        number = next(self._numbers)
+        scrape = self._scrapes[number] = _Scrape(asker, question, set(self._workers))
+        for worker in scrape.missing:
+            worker.send(CountsWanted(number))
+        asyncio.get_running_loop().call_later(COUNT_SECONDS, self._answer, number)
+
+    def _counted(self, number: int, worker: Worker) -> None:
+        scrape = self._scrapes.get(number)
+        if scrape is not None:
+            scrape.missing.discard(worker)
+            if not scrape.missing:
+                self._answer(number)
+
+    def _answer(self, number: int) -> None:
+        scrape = self._scrapes.pop(number, None)
+        if scrape is not None:
+            scrape.asker.send(Sum(scrape.question, self._total.text(self._registry.collect())))
+
+
+def _reaped(process: Popen[bytes]) -> int | None:
+    """The exit status; its end of the line is closed, so it is ending."""
+    try:
+        return process.wait(5.0)
+    except TimeoutExpired:
+        process.kill()
+        return process.wait(5.0)
