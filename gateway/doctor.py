@@ -24,11 +24,13 @@ from engine.machine import available_memory
 from engine.memory import devices
 from engine.types import EngineUnavailable
 from gateway.access.secret import KEYS, deployment_secret
+from gateway.engines import Served
 from gateway.limits.client import connector
 from gateway.settings import Settings, SettingsError
 from gateway.store.database import Database, StoreUnavailable
 from gateway.store.keys import KeyRepository
 from gateway.store.migrate import prepare
+from gateway.workers.fit import check
 
 #: Packages whose CUDA builds break the CPU engine as soon as anything imports them.
 CUDA_ONLY: Final = ("torchvision", "torchaudio", "torchcodec")
@@ -73,6 +75,8 @@ def _findings(settings: Settings) -> Iterator[Finding]:
     yield _model(settings)
     yield _memory(settings)
     yield from _layouts(settings)
+    if settings.workers > 1:
+        yield _workers(settings)
     yield _disk(settings)
     yield _port(settings)
     yield from _store_and_authentication(settings)
@@ -124,7 +128,8 @@ def _model(settings: Settings) -> Finding:
 
 def _memory(settings: Settings) -> Finding:
     needed = weights_bytes(str(Path(settings.model).expanduser())) * 1.3 if settings.model else 0.4 * GIB
-    needed += OVERHEAD_BYTES + GIB
+    # Several workers: each is about as large as this process will be, and so is their parent.
+    needed += OVERHEAD_BYTES + GIB * (settings.workers + 1 if settings.workers > 1 else 1)
     free = available_memory()
     what = f"memory: about {needed / GIB:.1f} GiB needed, {free / GIB:.1f} GiB free"
     return Finding(free > needed, what, "close other programs, or choose a smaller model")
@@ -148,6 +153,15 @@ def _layouts(settings: Settings) -> Iterator[Finding]:
         yield from (Finding(False, name + each.what, each.remedy) for each in found)
         if not found:
             yield Finding(True, f"{name}engine: {layout.devices} processes that compute")
+
+
+def _workers(settings: Settings) -> Finding:
+    first = Served(settings.model or "", "", arguments=settings.engine)
+    try:
+        check(settings, [first, *(Served(model.model, model.name) for model in settings.models)])
+    except (SettingsError, EngineUnavailable) as error:
+        return Finding(False, str(error), "read docs/scale-out.md: what works with several workers")
+    return Finding(True, f"workers: {settings.workers}")
 
 
 def _disk(settings: Settings) -> Finding:

@@ -55,6 +55,12 @@ def test_a_layout_that_cannot_be(tmp_path: Path) -> None:
     assert "-> set engine.tensor_parallel_size to one of 1, 3, 9" in said
 
 
+def test_what_does_not_work_with_several_workers(tmp_path: Path) -> None:
+    status, said = diagnosis(tmp_path, workers=2)
+    assert (status, "WRONG workers: more than one needs Redis" in said) == (1, True), said
+    assert "ok    workers: 2" in diagnosis(tmp_path, workers=2, api_key=None, allow_no_auth=True)[1]
+
+
 def test_keys_of_the_store_are_an_authentication(tmp_path: Path) -> None:
     environment = {**os.environ, "SLUICE_STATE_DIR": str(tmp_path / "state")}
     command = [str(Path(sys.executable).with_name("sluice")), "keys", "create", "--name", "x"]
