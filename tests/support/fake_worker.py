@@ -31,6 +31,7 @@ def main(line: Connection, index: int) -> int:
         match line.recv():
             case Place(generation, attachment):
                 notes.write(f"{os.getpid()} place {generation} {attachment.client}\n")
+                notes.flush()
                 line.send(Ready())
             case EngineLost(generation):
                 notes.write(f"lost {generation}\n")
