@@ -96,6 +96,7 @@ def test_an_access_line_has_every_field(captured: Captured) -> None:
             "tenant": "team-a",
             "model": "smol",
             "adapter": None,
+            "arm": None,
             "stream": True,
             "prompt_tokens": 3,
             "completion_tokens": 5,
