@@ -14,6 +14,7 @@ from typing import Any, Final
 import psutil
 
 from engine.adapters.manager import AdapterOptions
+from engine.artifacts.convert import unservable
 from engine.layout import Layout, objections
 from engine.machine import available_memory
 from engine.transfer import transfer_config
@@ -80,6 +81,17 @@ def kind_of(model: str) -> ModelKind:
     if (place / "modules.json").is_file() or re.search(r"(Bert|Roberta|MPNet)Model$", architectures[0], re.IGNORECASE):
         return "embed"
     return "generate"
+
+
+def require_files(config: EngineConfig) -> None:
+    """Raise :class:`EngineUnavailable` for a directory that is not there, or holds what cannot be served."""
+    path = Path(config.model)
+    if not path.is_absolute():
+        return
+    if not path.is_dir():
+        raise EngineUnavailable(f"there is no model in {path}")
+    if (reason := unservable(path)) is not None:
+        raise EngineUnavailable(f"the model in {path} is {reason}")
 
 
 def on_cpu() -> bool:

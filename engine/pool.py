@@ -56,7 +56,8 @@ class PoolPolicy:
 class ModelPool(Dispatch):
     """The :class:`engine.types.Engine` of the gateway. Use it from one event loop.
 
-    ``make`` builds the runtime of one model, not started.
+    ``make`` builds the runtime of one model, not started. ``check`` looks at its files before others leave for it; it
+    blocks, and raises :class:`EngineUnavailable`.
     """
 
     def __init__(
@@ -65,9 +66,11 @@ class ModelPool(Dispatch):
         policy: PoolPolicy,
         make: Callable[[EngineConfig], VllmEngine],
         metrics: VllmMetrics | None = None,
+        check: Callable[[EngineConfig], None] = lambda _: None,
     ) -> None:
         self._policy = policy
         self._make = make
+        self._check = check
         self._metrics = metrics
         self._models = {spec.config.served_name: Resident(spec, self._room_may_be) for spec in specs}
         self._freed = asyncio.Event()
@@ -269,6 +272,8 @@ class ModelPool(Dispatch):
         resident.load_step = LoadStep.UNDER_WAY
         outcome, failure = "loaded", None
         try:
+            # Before anybody leaves for it.
+            await asyncio.to_thread(self._check, resident.spec.config)
             await self._make_room(resident)
             await self._start(resident)
         except asyncio.CancelledError:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -19,8 +18,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
+from engine.child import ConversionFailed, run_converter
 from engine.manifest import is_whole, sha256_of, sync, write_manifest
 from engine.types import EngineUnavailable
 
@@ -252,35 +252,10 @@ def _check_space(directory: Path, needed_mib: int) -> None:
 
 
 def _convert(converter: str, sources: Sequence[Path], part: Path, progress: Progress | None) -> None:
-    """Run the converter as a child, so that its memory is given back and it ends with us."""
-    # -P: not whatever is called `engine` in the directory in which somebody started us.
-    command = [sys.executable, "-P", "-m", converter, *map(str, sources), str(part)]
-    with (
-        tempfile.TemporaryFile() as errors,
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True) as child,  # noqa: S603
-    ):
-        try:
-            assert child.stdout is not None
-            _relay(child.stdout, progress)
-            status = child.wait()
-        except BaseException:
-            child.kill()
-            raise
-        if status != 0:
-            raise SampleModelError(f"converting the sample model failed: {_reason(errors, status)}; {_ELSEWHERE}?")
-
-
-def _relay(lines: IO[str], progress: Progress | None) -> None:
-    for line in lines:
-        fraction, _, stage = line.strip().partition(" ")
-        _tell(progress, stage, 0.02 + 0.92 * float(fraction))
-
-
-def _reason(errors: IO[bytes], status: int) -> str:
-    if status < 0:
-        return f"killed by signal {-status}"
-    errors.seek(0)
-    return errors.read().decode("utf-8", "replace").strip().rpartition("\n")[2] or f"exit status {status}"
+    try:
+        run_converter(converter, sources, part, lambda stage, fraction: _tell(progress, stage, 0.02 + 0.92 * fraction))
+    except ConversionFailed as failure:
+        raise SampleModelError(f"converting the sample model failed: {failure}; {_ELSEWHERE}?") from None
 
 
 def _tell(progress: Progress | None, stage: str, fraction: float) -> None:

@@ -62,6 +62,8 @@ from gateway.registry.metrics import RegistryMetrics
 from gateway.registry.service import RegistryService
 from gateway.registry.shadows import Shadows
 from gateway.registry.table import RoutingTable
+from gateway.repository.configured import configured_names
+from gateway.repository.service import Repository
 from gateway.routes import adapters as adapter_routes
 from gateway.routes import (
     admin_guard,
@@ -76,6 +78,7 @@ from gateway.routes import (
     messages,
     models,
     pooling,
+    repository,
     responses,
     status,
     system,
@@ -145,6 +148,7 @@ def create_app(
     disaggregation = Disaggregation(settings, engine, secret, metrics)
     guardian = build_guardian(settings.guard, engine, metrics, audit, books)
     shadows = Shadows(engine, names.table, gate, books, names.metrics)
+    uploaded = _repository(settings, audit)
     pipeline = Pipeline(
         engine=engine,
         adapters=adapters.catalog,
@@ -188,6 +192,7 @@ def create_app(
             *audio.routes(_transcriptions(settings, pipeline, engine)),
             *internal.routes(disaggregation.prefiller(gate, gateway, door, books)),
             *adapter_routes.routes(pipeline.enter, adapters.administration),
+            *repository.routes(pipeline.enter, uploaded),
             *(keys.routes(pipeline) if keys is not None else ()),
             *status.routes(pipeline, told),
             *names.routes(pipeline, engine, adapters.catalog),
@@ -208,6 +213,8 @@ def create_app(
     front = Front(table, door, access_log, metrics, tracer, names.ended)
     server = HttpServer(front, http_bounds(settings), on_reject=metrics.front_rejected)
     services = [tracer, *_services(keys, jwt, limits, media, guardian, shelf), toolbox, adapters.service]
+    if uploaded is not None:
+        services.append(uploaded)
     gateway.attach(pipeline, front, server, [*services, *names.services, shadows, figures, *disaggregation.services])
     return gateway
 
@@ -264,6 +271,12 @@ def _shelf(settings: Settings, store: Store | None, metrics: Metrics) -> Shelf |
         patience=2 * store.database.timeout,
         on_lost=metrics.responses_lost.inc,
     )
+
+
+def _repository(settings: Settings, audit: Callable[[AuditEntry], None]) -> Repository | None:
+    if not settings.repository.enabled:
+        return None
+    return Repository(settings.repository, settings.repository_directory(), configured_names(settings), audit)
 
 
 class _Keys:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.adapters.manager import AdapterOptions
-from engine.config import EngineConfig, check_environment, check_versions, kind_of, prepare_environment
+from engine.config import EngineConfig, check_environment, check_versions, kind_of, prepare_environment, require_files
 from engine.types import ModelKind
 from gateway.settings import Settings
 
@@ -60,7 +60,7 @@ def shared_engines(settings: Settings, model: Served) -> SharedEngines:
 
 
 def _prepare(settings: Settings, models: Sequence[Served]) -> None:
-    local = all(Path(model.path).is_dir() for model in models)
+    local = all(Path(model.path).is_absolute() or Path(model.path).is_dir() for model in models)
     prepare_environment(os.environ, model_is_local=local and not settings.adapters.allow_hub)
 
 
@@ -100,7 +100,7 @@ def build_pool(
         failed_pause=chosen.failed_pause,
         unload_timeout=chosen.unload_timeout,
     )
-    return ModelPool(specs, policy, make, metrics)
+    return ModelPool(specs, policy, make, metrics, require_files)
 
 
 def _config(settings: Settings, model: Served) -> EngineConfig:

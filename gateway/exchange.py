@@ -111,10 +111,14 @@ class Exchange:
         chunks = [chunk async for chunk in self.body(limit)]
         return b"".join(chunks) if len(chunks) != 1 else chunks[0]
 
-    async def body(self, limit: int) -> AsyncIterator[bytes]:
-        """The body in pieces, as it comes. Raises :class:`ApiError` 415 for coded ones, 413 beyond ``limit`` bytes."""
+    async def body(self, limit: int, *, patient: bool = False) -> AsyncIterator[bytes]:
+        """The body in pieces, as it comes. Raises :class:`ApiError` 415 for coded ones, 413 beyond ``limit`` bytes.
+
+        ``patient``: it may take any time, if it comes at the least rate all the while.
+        """
         self._require_plain()
         self.stream.body_limit = limit
+        self.stream.body_patience = patient
         size = 0
         more = True
         while more:

@@ -27,6 +27,7 @@ _ERRORS: Final = {
     422: "What was sent is well-formed and cannot be used",
     500: "A bug or a failed generation",
     501: "This deployment has nothing that could do it",
+    507: "There is no room for it",
     502: "Something that the server asked failed",
     504: "The deadline passed in the middle of it",
     503: "Overloaded, shutting down or without an engine; Retry-After says when to come back",
@@ -118,6 +119,9 @@ def _complete(operation: dict[str, Any], route: Route) -> None:
     if route.form:
         body = operation["requestBody"]["content"]
         body["multipart/form-data"] = body.pop("application/json")
+    if route.octets:
+        schema = {"type": "string", "format": "binary"}
+        operation["requestBody"] = {"required": True, "content": {"application/octet-stream": {"schema": schema}}}
     if route.scope is not None:
         header = route.dialect.key_header
         operation["security"] = [{"key": []}] if header is None else [{"key": []}, {header.decode(): []}]

@@ -29,8 +29,9 @@ class Route:
     ``scope`` None means public: anyone may call it, and ``public`` must say so too. ``request``, ``query``,
     ``response`` and ``stream`` are what the OpenAPI document says of body, query string, answer and events. ``dialect``
     is whose clients call it; ``errors`` are statuses that it may answer with beside those that every route has.
-    ``form``: the body is multipart/form-data instead of JSON. ``peers``: only other servers of the deployment call it,
-    who show their seal instead of a key, and have limited and judged what they ask for.
+    ``form``: the body is multipart/form-data instead of JSON; ``octets``: it is bytes as they are. ``peers``: only
+    other servers of the deployment call it, who show their seal instead of a key, and have limited and judged what
+    they ask for.
     """
 
     method: str
@@ -50,6 +51,7 @@ class Route:
     dialect: Dialect = OPENAI
     errors: frozenset[int] = frozenset()
     form: bool = False
+    octets: bool = False
     slashes: bool = False
     peers: bool = False
 

@@ -29,6 +29,8 @@ from gateway.lifecycle import Gateway
 from gateway.observability.logs import LogOptions, Logs, install
 from gateway.observability.metrics import Metrics
 from gateway.progress import progress_bar
+from gateway.repository.configured import PREFIX as REPOSITORY_PREFIX
+from gateway.repository.configured import located as located_in_repository
 from gateway.settings import ModelSettings, Settings, SettingsError
 from gateway.settings.guard import SampleSettings
 from gateway.store.database import Database, StoreUnavailable
@@ -220,6 +222,8 @@ def _located(settings: Settings, model: str, setting: str) -> tuple[str, str]:
     if model.startswith(SAMPLE_PREFIX):
         sample = model.removeprefix(SAMPLE_PREFIX)
         return _sample(settings, sample), sample
+    if model.startswith(REPOSITORY_PREFIX):
+        return located_in_repository(settings, model, setting)
     path = Path(model).expanduser()
     if path.is_dir():
         return str(path), model.rstrip("/").rpartition("/")[2]

@@ -28,7 +28,7 @@ WEIGHTS: Final = "adapter_model.safetensors"
 _CHUNK: Final = 1024 * 1024
 _MAX_ENTRIES: Final = 1000
 #: What can hold code, or only exists to be unpickled or run.
-_UNSAFE: Final = re.compile(
+UNSAFE: Final = re.compile(
     r"\.(bin|pth?|ckpt|pkl|pickle|joblib|dill|np[yz]|h5|hdf5|keras|pb|onnx|jar|class"
     r"|py[cdo]?|ipynb|so|dll|dylib|exe|sh|bash|bat|cmd|ps1|whl|egg|tar)$",
     re.IGNORECASE,
@@ -153,7 +153,7 @@ def _require_safe_directory(source: Path) -> None:
     if len(names) > _MAX_ENTRIES:
         raise AdapterRefused(f"The directory holds more than {_MAX_ENTRIES} files: it is not an adapter's.")
     for name in sorted(names):
-        if _UNSAFE.search(name):
+        if UNSAFE.search(name):
             raise AdapterRefused(
                 f"{name[:128]!r} can hold code: only safetensors are served, with nothing that runs beside them.",
                 code="unsafe_artifact",

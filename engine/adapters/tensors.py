@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Final
 
@@ -26,6 +27,14 @@ _FLOATS: Final = {
     "BF16": (2, "<u2", 0x7F80),
     "F32": (4, "<u4", 0x7F800000),
 }
+_FLOAT_WIDTHS: Final = {dtype: width for dtype, (width, _, _) in _FLOATS.items()}
+#: Bytes of every type of whole bytes that the format knows.
+WIDTHS: Final[Mapping[str, int]] = {
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0"), 1),
+    **dict.fromkeys(("U16", "I16", "F16", "BF16"), 2),
+    **dict.fromkeys(("U32", "I32", "F32"), 4),
+    **dict.fromkeys(("U64", "I64", "F64", "C64"), 8),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +48,10 @@ class Tensor:
     end: int
 
 
-def read_header(file: BinaryIO, size: int) -> list[Tensor]:
+def read_header(file: BinaryIO, size: int, widths: Mapping[str, int] = _FLOAT_WIDTHS) -> list[Tensor]:
     """The tensors of a file of ``size`` bytes, in the order of their data, which they cover without gap or overlap.
 
+    ``widths``: bytes of one number of each type that is taken; default: the floats that adapters are made of.
     Raises :class:`AdapterRefused`.
     """
     if size < _LENGTH_BYTES:
@@ -52,7 +62,7 @@ def read_header(file: BinaryIO, size: int) -> list[Tensor]:
     if length > MAX_HEADER_BYTES:
         raise AdapterRefused(f"The header of the weights is larger than {MAX_HEADER_BYTES} bytes.")
     start = _LENGTH_BYTES + length
-    tensors = [_tensor(name, value, start) for name, value in _entries(file.read(length)).items()]
+    tensors = [_tensor(name, value, start, widths) for name, value in _entries(file.read(length)).items()]
     tensors.sort(key=lambda tensor: (tensor.begin, tensor.end))
     at = start
     for tensor in tensors:
@@ -101,17 +111,17 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _tensor(name: str, value: Any, start: int) -> Tensor:
+def _tensor(name: str, value: Any, start: int, widths: Mapping[str, int]) -> Tensor:
     match value:
         case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [begin, end], **rest} if not rest:
             pass
         case _:
             raise AdapterRefused(f"The header says nothing usable of {_named(name)}.")
-    if dtype not in _FLOATS:
-        raise AdapterRefused(f"{_named(name)} is of type {_named(dtype)}; expected one of {', '.join(_FLOATS)}.")
+    if dtype not in widths:
+        raise AdapterRefused(f"{_named(name)} is of type {_named(dtype)}; expected one of {', '.join(widths)}.")
     if len(shape) > MAX_DIMENSIONS or not all(_counts(each) for each in (*shape, begin, end)):
         raise AdapterRefused(f"The header gives {_named(name)} a shape or an offset that is none.")
-    if end - begin != math.prod(shape) * _FLOATS[dtype][0]:
+    if end - begin != math.prod(shape) * widths[dtype]:
         raise AdapterRefused(f"The data of {_named(name)} is not as large as its shape says.")
     return Tensor(name, dtype, tuple(shape), start + begin, start + end)
 

@@ -13,15 +13,19 @@ class RequestBody:
 
     ``received`` is what came from the peer after decoding, ``unread`` what the application has not taken yet.
     ``limit`` is enforced from the moment the application first asks for the body (:meth:`open`), because it may
-    set its own limit until then; before that, back pressure bounds what is held.
+    set its own limit until then; before that, back pressure bounds what is held. A ``patient`` one is judged by what
+    came since it was last ``marked``.
     """
 
-    __slots__ = ("_decoder", "_length", "_opened", "_parts", "complete", "limit", "received", "unread")
+    __slots__ = ("_decoder", "_length", "_opened", "_parts", "complete", "limit", "marked", "patient",
+                 "received", "unread")  # fmt: skip
 
     def __init__(self, head: RequestHead, bounds: HttpBounds) -> None:
         self.complete = not head.has_body
         self.limit = bounds.max_body_bytes
         self.received = 0
+        self.marked = 0
+        self.patient = False
         self.unread = 0
         self._opened = False
         self._parts: list[bytes] = []

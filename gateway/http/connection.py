@@ -22,6 +22,9 @@ class ResponseStream(Protocol):
     body_limit: int
     """Bytes a request body may have; settable until the first ``receive()``."""
 
+    body_patience: bool
+    """The body has no time by which it must be whole, only a least rate; settable until the first ``receive()``."""
+
     close_after: bool
     """Close the connection after this response."""
 

@@ -65,6 +65,15 @@ class RequestCycle(ResponseWriter):
         self._body.limit = limit
 
     @property
+    def body_patience(self) -> bool:
+        """See :class:`~gateway.http.connection.ResponseStream`."""
+        return self._body.patient
+
+    @body_patience.setter
+    def body_patience(self, patient: bool) -> None:
+        self._body.patient = patient
+
+    @property
     def withholds_continue(self) -> bool:
         """The peer waits for 100 (Continue), so it is not late with its body."""
         return self._head.expects_continue and not self._asked

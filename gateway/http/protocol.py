@@ -292,8 +292,13 @@ class HttpConnection(asyncio.Protocol):
             self._body_since = now - min(bounds.body_grace, now - self._body_since)
             return False
         elapsed = now - self._body_since
+        if body.patient and elapsed >= bounds.body_timeout:
+            # Judged span by span: what came fast at first does not pay for a trickle later.
+            late = body.received - body.marked < bounds.min_rate * elapsed
+            self._body_since, body.marked = now, body.received
+            return late
         return elapsed >= bounds.body_timeout or (
-            elapsed > bounds.body_grace and body.received < bounds.min_rate * elapsed
+            elapsed > bounds.body_grace and not body.marked and body.received < bounds.min_rate * elapsed
         )
 
     def _cut_body(self) -> None:

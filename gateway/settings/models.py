@@ -37,7 +37,10 @@ class ModelSettings(Section):
     """Models beside the first one, which `model` and `engine` describe. Without `model` the first of these is first."""
 
     name: str = Field(min_length=1, max_length=256, description="Its id on the wire.")
-    model: str = Field(min_length=1, description="A local directory, a hub id, or `sample:NAME` of an embedded model.")
+    model: str = Field(
+        min_length=1,
+        description="A local directory, a hub id, `sample:NAME` (embedded) or `repository:NAME` (uploaded).",
+    )
     kind: ModelKind = Field("generate", description="What it is for: generate, embed, classify, score or transcribe.")
     engine: dict[str, Any] = Field({}, description="vLLM's engine arguments by their own names.")
     tool_parser: str = Field("auto", min_length=1, description="As the setting of the same name, for this model.")

@@ -23,6 +23,7 @@ from gateway.settings.limits import AdmissionSettings, LimitSettings
 from gateway.settings.logs import LogSettings
 from gateway.settings.media import MediaSettings
 from gateway.settings.models import ModelSettings, PoolSettings, check_names, read_arguments
+from gateway.settings.repository import RepositorySettings
 from gateway.settings.responses import ResponseSettings
 from gateway.settings.section import SettingsError
 from gateway.settings.speech import SpeechSettings
@@ -53,7 +54,8 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65_535, description="Port to listen on; 0 takes a free one.")
     model: str | None = Field(
-        None, description="A local directory, a hub id, or `sample:NAME`; default: the embedded chat model."
+        None,
+        description="A directory, a hub id, `sample:NAME` or `repository:NAME`; default: the embedded chat model.",
     )
     served_model_name: str | None = Field(None, description="Id of the model on the wire; default: from `model`.")
     api_key: SecretStr | None = Field(None, description="The static API key (environment only).")
@@ -101,6 +103,7 @@ class Settings(BaseSettings):
     agent: AgentSettings = AgentSettings()
     adapters: AdapterSettings = AdapterSettings()
     disaggregation: DisaggregationSettings = DisaggregationSettings()
+    repository: RepositorySettings = RepositorySettings()
     engine: dict[str, Any] = Field({}, description="vLLM's engine arguments by their own names.")
     models: list[ModelSettings] = Field([], description="More models, each with its own engine (docs/models.md).")
     pool: PoolSettings = PoolSettings()
@@ -165,6 +168,10 @@ class Settings(BaseSettings):
         """The database URL. Raises :class:`SettingsError`."""
         configured = _secret("store.url_file", self.store.url, self.store.url_file)
         return configured or f"sqlite:///{(self.state_dir / 'sluice.db').resolve()}"
+
+    def repository_directory(self) -> Path:
+        """Where uploaded models are kept."""
+        return (self.repository.directory or self.state_dir / "repository").expanduser().resolve()
 
     def printable(self) -> str:
         """The whole tree as YAML, secrets masked."""

@@ -101,10 +101,12 @@ async def test_every_route_asks_for_its_scope_and_nothing_else_opens_it(live: Li
 
 
 async def test_scopes_are_as_documented(live: Live) -> None:
+    of_training = ("/v1/adapters", "/v1/repository/models")
     for method, path, scope in routes_of(live.gateway):
+        uploads = path.startswith("/v1/repository/uploads/")
         if path.startswith("/v1/admin/") or (method != "GET" and path.startswith("/v1/models/")):
             assert scope is Scope.ADMIN
-        elif path.startswith("/v1/adapters") and method != "GET":
+        elif uploads or (path.startswith(of_training) and method != "GET"):
             assert scope is Scope.TRAINING
         elif method == "POST" or (method, path) == ("DELETE", "/v1/responses/{response_id}"):
             assert scope is Scope.INFERENCE

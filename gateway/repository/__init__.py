@@ -1,0 +1,1 @@
+"""Models that callers upload: taken part by part, checked, and put in place whole or not at all."""
