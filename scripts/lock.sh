@@ -31,6 +31,9 @@ lock base --universal --generate-hashes
 lock cpu "${cpu[@]}" ${links:+--find-links "$links"}
 lock dev "${cpu[@]}" ${links:+--find-links "$links"} --group dev --constraints requirements/cpu.txt
 lock gpu --extra gpu "${linux[@]}"
+# The operator's image: a group of its own, not the project, in the versions that the tests run with.
+"$uv" pip compile "${options[@]}" --group operator --universal --generate-hashes --constraints requirements/dev.txt \
+  --output-file requirements/operator.txt >/dev/null
 
 if grep -nE '://|--find-links|--index|(^|[[:space:]])/' requirements/*.txt; then
   echo "lock: the lines above name a host or a path" >&2

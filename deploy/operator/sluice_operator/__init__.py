@@ -1,0 +1,1 @@
+"""The operator: an ``InferenceService`` becomes Deployments, Services, configuration, scaling and routes of Sluice."""
