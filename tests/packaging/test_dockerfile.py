@@ -7,13 +7,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = (ROOT / "Dockerfile").read_text("utf-8")
 
 
-def test_hadolint_finds_nothing() -> None:
+OPERATOR = ROOT / "deploy" / "operator" / "Dockerfile"
+
+
+@pytest.mark.parametrize("file", [ROOT / "Dockerfile", OPERATOR], ids=["sluice", "operator"])
+def test_hadolint_finds_nothing(file: Path) -> None:
     hadolint = Path(sys.executable).with_name("hadolint")
-    done = subprocess.run([hadolint, ROOT / "Dockerfile"], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run([hadolint, file], capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, done.stdout) == (0, "")
 
 
@@ -36,3 +42,13 @@ def test_the_image_runs_without_rights_and_has_its_bill_of_materials_and_health_
     assert "/healthz" in final
     assert "sbom.cdx.json" in DOCKERFILE
     assert "COPY --from=build /opt/sluice /opt/sluice" in final
+
+
+def test_the_operators_image_has_what_it_needs_and_no_rights() -> None:
+    text = OPERATOR.read_text("utf-8")
+    copied = [word for line in re.findall(r"^COPY (?!--from)(.*)$", text, re.MULTILINE) for word in line.split()[:-1]]
+    allowed = (ROOT / "deploy" / "operator" / "Dockerfile.dockerignore").read_text("utf-8").split()
+    assert set(copied) == {line.removeprefix("!") for line in allowed if line.startswith("!")}
+    assert all((ROOT / name).exists() for name in copied)
+    assert re.search(r"^USER 10001:10001$", text, re.MULTILINE)
+    assert re.findall(r"uv==(\S+)", text) == re.findall(r"uv==(\S+)", DOCKERFILE)[:1]

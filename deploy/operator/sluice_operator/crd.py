@@ -31,7 +31,9 @@ def _structural(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> Sche
         choices = [choice for choice in node["anyOf"] if choice.get("type") != "null"]
         if len(choices) == 1:
             return {**_structural(choices[0], definitions), **described}
-        return {"x-kubernetes-int-or-string": True, **described}
+        text: Mapping[str, Any] = next((choice for choice in choices if choice.get("type") == "string"), {})
+        pattern = {"pattern": text["pattern"]} if "pattern" in text else {}
+        return {"x-kubernetes-int-or-string": True, **pattern, **described}
     if "const" in node:
         described["enum"] = [node["const"]]
     # A bound that is not itself allowed is written as in OpenAPI 3.0.
@@ -109,7 +111,7 @@ STATUS: Final[Schema] = {
                 "type": "object",
                 "required": ["type", "status", "reason", "message", "lastTransitionTime"],
                 "properties": {
-                    "type": _text("Valid, Ready, Progressing, Canary, Route or Autoscaling."),
+                    "type": _text("Valid, Reconciled, Ready, Progressing, Canary, Route or Autoscaling."),
                     "status": {"type": "string", "enum": ["True", "False", "Unknown"]},
                     "reason": _text("Why, in one word."),
                     "message": _text("Why."),

@@ -9,7 +9,12 @@ from pydantic.alias_generators import to_camel
 
 #: An object that Kubernetes or Sluice checks itself when it gets it.
 Free = dict[str, Any]
-Quantity = int | str
+#: Kubernetes' own form. Old API servers answer a wrong one with 500 when it is in a pod.
+Text = Annotated[
+    str,
+    Field(pattern=r"^[+]?([0-9]+|[0-9]+[.][0-9]*|[.][0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][-+]?[0-9]+)?$", max_length=32),
+]
+Quantity = int | Text
 Version = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]{0,40}[a-z0-9])?$", max_length=42)]
 ObjectName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
 Weight = Annotated[int, Field(ge=1, le=99)]
@@ -178,10 +183,10 @@ class Storage(Part):
     """Volumes of a pod."""
 
     cache_claim: ObjectName | None = Field(None, description="A claim for models and compiled kernels.")
-    cache_size: str = Field("20Gi", max_length=32, description="Size of the cache while there is no claim.")
-    state_size: str = Field("4Gi", max_length=32, description="Size of the state directory with the usage ledger.")
-    tmp_size: str = Field("2Gi", max_length=32, description="Size of /tmp.")
-    shm_size: str = Field("1Gi", max_length=32, description="Size of /dev/shm, in memory.")
+    cache_size: Text = Field("20Gi", description="Size of the cache while there is no claim.")
+    state_size: Text = Field("4Gi", description="Size of the state directory with the usage ledger.")
+    tmp_size: Text = Field("2Gi", description="Size of /tmp.")
+    shm_size: Text = Field("1Gi", description="Size of /dev/shm, in memory.")
 
 
 class Pod(Part):

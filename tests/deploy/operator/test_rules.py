@@ -66,6 +66,7 @@ def test_the_schema_is_structural() -> None:
         ({"config": {"dev": True}}, "config: the operator sets"),
         ({"model": {"source": ""}}, "model.source"),
         ({"replicaz": 2}, "replicaz"),
+        ({"resources": {"limits": {"cpu": "many"}}}, "resources.limits.cpu"),
         ({"canary": {"version": "v2", "weight": 100}}, "canary.weight"),
     ],
 )
@@ -126,7 +127,13 @@ def test_defaults_in_cel_are_those_of_the_models() -> None:
 
 
 def test_the_schema_of_the_api_server_refuses_what_the_models_refuse() -> None:
-    changes: list[dict[str, Any]] = [{"replicas": -1}, {"port": "http"}, {"model": {}}, {"canary": {"version": "V 2"}}]
+    changes: list[dict[str, Any]] = [
+        {"replicas": -1},
+        {"port": "http"},
+        {"model": {}},
+        {"canary": {"version": "V 2"}},
+        {"resources": {"limits": {"cpu": "many"}}},
+    ]
     for broken in changes:
         with pytest.raises(jsonschema.ValidationError):
             SCHEMA.validate({**EVERYTHING, **broken})
