@@ -32,6 +32,7 @@ from gateway.admission import Gate, GateLimits, Gates
 from gateway.admission.adaptive import AdaptiveBound
 from gateway.agent.loop import Served
 from gateway.agent.toolbox import AgentMetrics, Toolbox
+from gateway.console.assets import read_assets
 from gateway.disaggregation.build import Disaggregation
 from gateway.front import Front
 from gateway.guardian.build import build_guardian
@@ -73,6 +74,7 @@ from gateway.routes import (
     audio,
     chat,
     completions,
+    console,
     guard,
     internal,
     messages,
@@ -196,6 +198,7 @@ def create_app(
             *(keys.routes(pipeline) if keys is not None else ()),
             *status.routes(pipeline, told),
             *names.routes(pipeline, engine, adapters.catalog),
+            *(console.routes(read_assets()) if settings.serves_console() else ()),
             *system.health_routes(gateway.is_started, gateway.not_ready_reason, gateway.degraded),
             *system.metrics_routes(
                 pipeline,

@@ -50,7 +50,9 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port to listen on [8000]; 0 takes a free one.")] = None,
     model: Annotated[str | None, typer.Option(help="Local directory or hub id [the embedded sample model].")] = None,
     served_model_name: Annotated[str | None, typer.Option(help="Id of the model on the wire.")] = None,
-    dev: Annotated[bool | None, typer.Option("--dev", help="Development: makes a key, text logs, /docs.")] = None,
+    dev: Annotated[
+        bool | None, typer.Option("--dev", help="Development: makes a key, text logs, /docs, /console.")
+    ] = None,
     allow_no_auth: Annotated[bool | None, typer.Option("--allow-no-auth", help="Serve everyone without a key.")] = None,
     api_key_file: Annotated[Path | None, typer.Option(help="File that holds the static API key.")] = None,
     drain_timeout: Annotated[float | None, typer.Option(help="Seconds streams get after SIGTERM [30].")] = None,

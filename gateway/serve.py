@@ -424,6 +424,7 @@ def _announce(settings: Settings, served: Served, port: int, made_key: Path | No
         "",
         f"Sluice serves {served.name} on http://{host}:{port}/v1",
         *([f"Development key: {made_key}"] if made_key else []),
+        *([f"Console: http://{host}:{port}/console"] if settings.serves_console() else []),
         "Try it:",
         "",
         f"curl http://{host}:{port}/v1{example.path}{authorization} {example.body}",

@@ -2,6 +2,7 @@
 
 from gateway.settings.access import AccessSettings, JwtSettings
 from gateway.settings.accounts import CacheSettings, LedgerSettings, PriceSettings, StoreSettings, UsageSettings
+from gateway.settings.console import ConsoleSettings
 from gateway.settings.guard import GuardSettings
 from gateway.settings.http import HttpSettings
 from gateway.settings.limits import (
@@ -27,6 +28,7 @@ __all__ = [
     "AddressLimitSettings",
     "AdmissionSettings",
     "CacheSettings",
+    "ConsoleSettings",
     "GuardSettings",
     "HttpSettings",
     "JwtSettings",

@@ -16,6 +16,7 @@ from gateway.settings.access import AccessSettings, JwtSettings
 from gateway.settings.accounts import CacheSettings, LedgerSettings, StoreSettings, UsageSettings
 from gateway.settings.adapters import AdapterSettings
 from gateway.settings.agent import AgentSettings
+from gateway.settings.console import ConsoleSettings
 from gateway.settings.disaggregation import DisaggregationSettings
 from gateway.settings.guard import GuardSettings
 from gateway.settings.http import HttpSettings
@@ -74,7 +75,7 @@ class Settings(BaseSettings):
     )
     redis_url_file: Path | None = Field(None, description="A file that holds the Redis URL.")
     allow_no_auth: bool = Field(False, description="Serve everyone without a key. Say it aloud or it is refused.")
-    dev: bool = Field(False, description="Development: makes a key on first run, text logs, /docs.")
+    dev: bool = Field(False, description="Development: makes a key on first run, text logs, /docs, /console.")
     state_dir: Path = Field(Path(".sluice"), description="Where ledger, database, secret and development key live.")
     cache_dir: Path | None = Field(None, description="Where converted sample models are kept.")
     allowed_hosts: Annotated[list[str] | None, NoDecode] = Field(
@@ -102,6 +103,7 @@ class Settings(BaseSettings):
     responses: ResponseSettings = ResponseSettings()
     agent: AgentSettings = AgentSettings()
     adapters: AdapterSettings = AdapterSettings()
+    console: ConsoleSettings = ConsoleSettings()
     disaggregation: DisaggregationSettings = DisaggregationSettings()
     repository: RepositorySettings = RepositorySettings()
     engine: dict[str, Any] = Field({}, description="vLLM's engine arguments by their own names.")
@@ -148,6 +150,10 @@ class Settings(BaseSettings):
     @classmethod
     def _names_once(cls, value: list[ModelSettings]) -> list[ModelSettings]:
         return check_names(value)
+
+    def serves_console(self) -> bool:
+        """Whether there is a /console: where it was asked for, or in development."""
+        return self.dev if self.console.enabled is None else self.console.enabled
 
     def static_key(self) -> str | None:
         """The configured key, if any. Raises :class:`SettingsError` for a file that cannot be used."""
