@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 from engine.types import Engine
@@ -35,14 +36,14 @@ from gateway.agent.toolbox import AgentMetrics, Toolbox
 from gateway.console.assets import read_assets
 from gateway.disaggregation.build import Disaggregation
 from gateway.front import Front
-from gateway.guardian.build import build_guardian
+from gateway.guardian.build import build_guardian, check_risks, declared_in
 from gateway.guardian.check import Unguarded
 from gateway.guardian.guardian import Guardian
 from gateway.http.bounds import HttpBounds
 from gateway.http.server import HttpServer
 from gateway.kept.shelf import Shelf
 from gateway.lifecycle import Gateway, Service
-from gateway.limits.build import build_limits
+from gateway.limits.build import build_limits, limit_rules
 from gateway.limits.client import connector
 from gateway.limits.limiter import RateLimits
 from gateway.media import Media
@@ -63,12 +64,15 @@ from gateway.registry.metrics import RegistryMetrics
 from gateway.registry.service import RegistryService
 from gateway.registry.shadows import Shadows
 from gateway.registry.table import RoutingTable
+from gateway.reload.generation import Generation, Generations, SeenIdentity
+from gateway.reload.reloader import Reloader, ReloadMetrics
 from gateway.repository.configured import configured_names
 from gateway.repository.service import Repository
 from gateway.routes import adapters as adapter_routes
 from gateway.routes import (
     admin_guard,
     admin_keys,
+    admin_reload,
     admin_usage,
     agent,
     audio,
@@ -122,10 +126,14 @@ def create_app(
     store: Store | None = None,
     engine_version: str = "none",
     scrape: Callable[[], Awaitable[bytes]] | None = None,
+    read: Callable[[], Settings] | None = None,
+    files: Sequence[Path] = (),
 ) -> Gateway:
     """The whole gateway around ``engine``; must be called on the event loop that will run it.
 
-    ``scrape``: where the metrics of all workers come from, if this is one of several.
+    ``scrape``: where the metrics of all workers come from, if this is one of several. ``read`` reads the settings anew,
+    which are in ``files``.
+
     Without a ``store`` there are no keys but the configured one, and no admin routes. Raises :class:`SettingsError`
     where settings contradict each other, ValueError for a route with a hole.
     """
@@ -135,12 +143,14 @@ def create_app(
     keys = _Keys(settings, store, gateway, metrics) if store is not None else None
     shelf = _shelf(settings, store, metrics)
     jwt = jwt_identity(settings.jwt, metrics) if settings.jwt else None
-    limits = build_limits(settings, metrics)
     media = build_media(settings.media, metrics)
     names = _Registry(settings, metrics, store)
     adapters = _Adapters(settings, engine, store, names.table)
+    build = partial(_generation, settings.limits.namespace, jwt, keys.ring if keys is not None else None)
+    generations = Generations(build(None, settings, 1))
+    limits = build_limits(settings, metrics, lambda: generations.seen().limits)
     door = Door(
-        identity(settings, jwt, keys.ring if keys is not None else None),
+        SeenIdentity(generations),
         FailedCredentials(settings.access.max_failures_per_minute),
         settings.access.trusted_proxies,
         DenialAudit(store.audit.record) if store is not None else unobserved,
@@ -151,6 +161,8 @@ def create_app(
     guardian = build_guardian(settings.guard, engine, metrics, audit, books)
     shadows = Shadows(engine, names.table, gate, books, names.metrics)
     uploaded = _repository(settings, audit)
+    if guardian is not None:
+        _follow(guardian, generations)
     pipeline = Pipeline(
         engine=engine,
         adapters=adapters.catalog,
@@ -164,7 +176,7 @@ def create_app(
         salts=_salts(settings, secret),
         ledger=books,
         metrics=metrics,
-        policy=_policy(settings),
+        policy=lambda: generations.seen().policy,
         decoder=worker,
         prefills=disaggregation.prefills,
     )
@@ -174,6 +186,9 @@ def create_app(
     )
     tool_metrics = AgentMetrics(metrics.registry)
     toolbox = Toolbox.build(settings.agent, tool_metrics)
+    reloader = _reloader(settings, read, files, generations, partial(build, guardian), metrics, audit, guardian)
+    if reloader is not None:
+        gateway.reload = reloader.ask
     describe = cache(lambda: _describe(table))
     table = RouteTable(
         fit_for_workers(
@@ -188,6 +203,7 @@ def create_app(
             *tokenize.routes(pipeline, engine),
             *guard.routes(pipeline, guardian),
             *admin_guard.routes(pipeline, guardian, audit),
+            *admin_reload.routes(pipeline, reloader),
             *agent.routes(
                 _agents(settings, pipeline, toolbox, tool_metrics), _agent_bounds(settings), settings.request_timeout
             ),
@@ -213,11 +229,12 @@ def create_app(
         )
     )
     tracer = build_tracing(settings.tracing, os.environ, metrics)
-    front = Front(table, door, access_log, metrics, tracer, names.ended)
+    front = Front(table, door, access_log, metrics, tracer, names.ended, generations)
     server = HttpServer(front, http_bounds(settings), on_reject=metrics.front_rejected)
     services = [tracer, *_services(keys, jwt, limits, media, guardian, shelf), toolbox, adapters.service]
     if uploaded is not None:
         services.append(uploaded)
+    services += [reloader] if reloader is not None else []
     gateway.attach(pipeline, front, server, [*services, *names.services, shadows, figures, *disaggregation.services])
     return gateway
 
@@ -428,6 +445,60 @@ def _agents(settings: Settings, pipeline: Pipeline, toolbox: Toolbox, metrics: A
 def _agent_bounds(settings: Settings) -> AgentBounds:
     own = settings.agent
     return AgentBounds(own.max_steps, own.max_total_tokens, own.step_timeout)
+
+
+def _generation(
+    namespace: str,
+    jwt: JwtIdentity | None,
+    ring: TokenIdentity | None,
+    guardian: Guardian | None,
+    settings: Settings,
+    number: int,
+) -> Generation:
+    """What of ``settings`` can change. Raises :class:`SettingsError`."""
+    policies = None
+    if guardian is not None:
+        policies = settings.guard.policies()
+        check_risks(policies, guardian.court.panel)
+    rules = limit_rules(settings, namespace)
+    return Generation(number, _policy(settings), identity(settings, jwt, ring), rules, policies)
+
+
+def _follow(guardian: Guardian, generations: Generations) -> None:
+    """The guard's policies are part of a generation, whoever sets them."""
+    generations.take_guard(guardian.policies)
+    guardian.seen = lambda: generations.seen().guard
+    guardian.on_change = generations.take_guard
+
+
+def _reloader(
+    settings: Settings,
+    read: Callable[[], Settings] | None,
+    files: Sequence[Path],
+    generations: Generations,
+    build: Callable[[Settings, int], Generation],
+    metrics: Metrics,
+    audit: Callable[[AuditEntry], None],
+    guardian: Guardian | None,
+) -> Reloader | None:
+    if read is None:
+        return None
+
+    def declare(wanted: Settings) -> None:
+        if guardian is not None:
+            guardian.declare(declared_in(wanted.guard))
+
+    return Reloader(
+        read,
+        settings,
+        generations,
+        build,
+        ReloadMetrics(metrics.registry),
+        audit,
+        on_guard=declare,
+        files=[*files, *([settings.api_key_file] if settings.api_key_file is not None else [])],
+        interval=settings.reload.watch_interval,
+    )
 
 
 def _policy(settings: Settings) -> Policy:

@@ -73,13 +73,14 @@ def serve(
         "drain_timeout": drain_timeout,
         "workers": workers,
     }
-    settings = _settings(config, {name: value for name, value in flags.items() if value is not None})
+    given = {name: value for name, value in flags.items() if value is not None}
+    settings = _settings(config, given)
     if print_config:
         typer.echo(settings.printable(), nl=False)
         return
     from gateway.serve import run
 
-    raise typer.Exit(_or_explain(lambda: run(settings)))
+    raise typer.Exit(_or_explain(lambda: run(settings, lambda: load(config, given), [config] if config else [])))
 
 
 @app.command()

@@ -19,6 +19,7 @@ from gateway.observability.metrics import Metrics
 from gateway.observability.tracing.server import finish
 from gateway.observability.tracing.tracer import Tracer
 from gateway.registry.endings import ArmEnded, ending_of
+from gateway.reload.generation import Generations
 from gateway.routing import Route, RouteTable
 
 log = logging.getLogger("sluice.front")
@@ -38,6 +39,7 @@ class Front:
         metrics: Metrics,
         tracer: Tracer,
         arm_ended: ArmEnded = lambda _arm, _ending, _seconds: None,
+        generations: Generations | None = None,
     ) -> None:
         self._routes = routes
         self._door = door
@@ -45,12 +47,15 @@ class Front:
         self._metrics = metrics
         self._tracer = tracer
         self._arm_ended = arm_ended
+        self._generations = generations
         self.running: set[Exchange] = set()
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Callable[[Any], Awaitable[None]]) -> None:  # noqa: ARG002
         """Serve one request."""
         exchange = Exchange(scope, receive)
         exchange.span = self._tracer.begin(scope["headers"], exchange.received)
+        if self._generations is not None:
+            self._generations.pin()
         self.running.add(exchange)
         exchange.bind(_current_task())
         outcome = "error"

@@ -94,6 +94,8 @@ class Gateway:
         self._lag = LoopLag(self._observe_lag)
         self._ticker: asyncio.Task[None] | None = None
         self.refreshers: list[Callable[[], None]] = []
+        #: Reads the settings anew, soon.
+        self.reload: Callable[[], None] = lambda: log.warning("the settings cannot be read again")
 
     def attach(self, pipeline: Pipeline, front: Front, server: HttpServer, services: Sequence[Service]) -> None:
         """The last parts, which need the others. ``services`` start in this order and stop in reverse."""

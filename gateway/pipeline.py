@@ -118,7 +118,7 @@ class Pipeline:
         salts: CacheSalts | None,
         ledger: Ledger,
         metrics: Metrics,
-        policy: Policy,
+        policy: Callable[[], Policy],
         decoder: Executor,
         prefills: Prefills,
     ) -> None:
@@ -134,10 +134,15 @@ class Pipeline:
         self._salts = salts
         self._ledger = ledger
         self._metrics = metrics
-        self._policy = policy
+        self._policy_of_request = policy
         self._decoder = decoder
         self._prefills = prefills
         self.streams: set[StreamSink] = set()
+
+    @property
+    def _policy(self) -> Policy:
+        """What the running request keeps to, whatever is reloaded meanwhile."""
+        return self._policy_of_request()
 
     async def enter(self, exchange: Exchange) -> Principal:
         """The way of a request that runs no model: identify, check the scope, count it. Raises :class:`ApiError`."""

@@ -9,7 +9,7 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
@@ -70,8 +70,11 @@ class Parts:
     metrics: Metrics
 
 
-def run(settings: Settings) -> int:
-    """Serve until told to stop; the exit status. Raises :class:`SettingsError`."""
+def run(settings: Settings, read: Callable[[], Settings], files: Sequence[Path] = ()) -> int:
+    """Serve until told to stop; the exit status. ``read`` reads the settings anew, which are in ``files``.
+
+    Raises :class:`SettingsError`.
+    """
     settings, made_key = _with_development_key(settings)
     secret = deployment_secret(settings.deployment_secret(), settings.state_dir)
     _require_authentication(settings, secret)
@@ -82,7 +85,7 @@ def run(settings: Settings) -> int:
         return EXIT_FAILED
     if settings.workers > 1:
         return _serve_with_workers(settings, served, made_key)
-    return serve(settings, served, made_key=made_key)
+    return serve(settings, served, made_key=made_key, read=lambda: _with_development_key(read())[0], files=files)
 
 
 def _serve_with_workers(settings: Settings, served: list[Served], made_key: Path | None) -> int:
@@ -100,10 +103,17 @@ def _serve_with_workers(settings: Settings, served: list[Served], made_key: Path
 
 
 def serve(
-    settings: Settings, served: list[Served], *, made_key: Path | None = None, parent: Parent | None = None
+    settings: Settings,
+    served: list[Served],
+    *,
+    made_key: Path | None = None,
+    parent: Parent | None = None,
+    read: Callable[[], Settings] | None = None,
+    files: Sequence[Path] = (),
 ) -> int:
     """Serve ``served`` from this process; the exit status. ``parent``: it is one worker of several.
 
+    ``read`` reads the settings anew, which are in ``files``; without it they stay as they are.
     Raises :class:`SettingsError`.
     """
     secret = deployment_secret(settings.deployment_secret(), settings.state_dir)
@@ -113,7 +123,7 @@ def serve(
         with _accounts(settings, secret, metrics) as (ledger, store):
             engine = build_pool(settings, served, metrics, parent)
             parts = Parts(secret, ledger, store, logs, metrics)
-            status: int = uvloop.run(_serve(settings, served[0], engine, parts, made_key, parent))
+            status: int = uvloop.run(_serve(settings, served[0], engine, parts, made_key, parent, read, files))
             return status
     finally:
         logs.close()
@@ -275,6 +285,8 @@ async def _serve(
     parts: Parts,
     made_key: Path | None,
     parent: Parent | None,
+    read: Callable[[], Settings] | None,
+    files: Sequence[Path],
 ) -> int:
     metrics, ledger = parts.metrics, parts.ledger
     gateway = create_app(
@@ -287,12 +299,15 @@ async def _serve(
         store=parts.store,
         engine_version=_engine_version(),
         scrape=parent.scrape if parent is not None else None,
+        read=read,
+        files=files,
     )
     gateway.refreshers.append(lambda: metrics.ledger_degraded.set(ledger.degraded))
     gateway.refreshers.append(engine.flush_metrics)
     stop = Stopping()
     if parent is None:
         stop.listen()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: gateway.reload())
     else:
         parent.obey(_orders(stop, gateway, engine, metrics))
     # One that joins others must not take connections before it can serve them.

@@ -66,8 +66,12 @@ def build_guardian(
     panel = Panel(seats, FindingCache(settings.cache_entries), observer)
     check_risks(settings.policies(), panel)
     court = Court(panel, observer, audit, keep_text=settings.audit_text)
-    declared = GuardPolicies(**{name: getattr(settings, name) for name in GuardPolicies.model_fields})
-    return Guardian(court, engine, declared, worker)
+    return Guardian(court, engine, declared_in(settings), worker)
+
+
+def declared_in(settings: GuardSettings) -> GuardPolicies:
+    """The policies alone."""
+    return GuardPolicies(**{name: getattr(settings, name) for name in GuardPolicies.model_fields})
 
 
 def build_evaluator(settings: EvaluatorSettings, engine: Engine, worker: Executor, ledger: Ledger) -> Evaluator:

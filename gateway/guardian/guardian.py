@@ -37,7 +37,10 @@ class Guardian:
         self.court = court
         #: The policies as they were declared, and as they are applied; both may be replaced while requests run.
         self.declared = declared
-        self.policies: PolicySet = declared.policies()
+        self._policies: PolicySet = declared.policies()
+        #: What a running request keeps to, and who is told of policies that an administrator sets.
+        self.seen: Callable[[], PolicySet | None] = lambda: None
+        self.on_change: Callable[[PolicySet], None] = lambda _policies: None
         self._engine = engine
         self._worker = worker
         self._chance = chance
@@ -46,7 +49,22 @@ class Guardian:
 
     def policy(self, subject: Subject) -> Policy:
         """What applies to ``subject`` now."""
-        return self.policies.policy(subject)
+        return (self.seen() or self._policies).policy(subject)
+
+    def declare(self, declared: GuardPolicies) -> None:
+        """From now on ``declared`` applies."""
+        self.declared = declared
+        self.policies = declared.policies()
+
+    @property
+    def policies(self) -> PolicySet:
+        """The policies of today."""
+        return self._policies
+
+    @policies.setter
+    def policies(self, policies: PolicySet) -> None:
+        self._policies = policies
+        self.on_change(policies)
 
     def watch(self, subject: Subject) -> Watch:
         """See :class:`gateway.guardian.check.Guard`."""

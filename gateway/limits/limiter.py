@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from gateway.access.principal import Principal
@@ -29,37 +30,39 @@ class _Held:
 def _nothing(_tokens: int) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class LimitRules:
+    """Which limits there are. ``default`` is of keys that say nothing themselves."""
+
+    plan: LimitPlan
+    default: Quota
+    address: Bucket | None
+
+
 class RateLimits:
-    """Also a :class:`~gateway.lifecycle.Service`."""
+    """Also a :class:`~gateway.lifecycle.Service`. ``rules`` are those that the running request keeps to."""
 
     def __init__(
-        self,
-        plan: LimitPlan,
-        decider: Decider,
-        *,
-        default: Quota,
-        address: Bucket | None,
-        clock: Callable[[], float] = time.monotonic,
+        self, rules: Callable[[], LimitRules], decider: Decider, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._plan = plan
+        self._rules = rules
         self._decider = decider
-        self._default = default
-        self._address = address
         self._known = Known(clock)
         self._free = _Held((), _nothing)
 
     def known(self, principal: Principal, address: str) -> Headers:
         """See :class:`~gateway.limits.reserve.Limits`."""
-        quota = principal.quota.or_else(self._default)
+        rules = self._rules()
+        quota = principal.quota.or_else(rules.default)
         if quota.requests_per_minute is not None:
-            self._known.check(self._plan.requests_key(principal.id), quota.requests_per_minute)
-        if self._address is not None and (key := self._plan.address_key(address)) is not None:
-            self._known.check(key, self._address.burst)
+            self._known.check(rules.plan.requests_key(principal.id), quota.requests_per_minute)
+        if rules.address is not None and (key := rules.plan.address_key(address)) is not None:
+            self._known.check(key, rules.address.burst)
         return self._known.headers(principal.id)
 
     async def reserve(self, demand: Demand) -> Lease:
         """See :class:`~gateway.limits.reserve.Limits`."""
-        charges = self._plan.charges(demand)
+        charges = self._rules().plan.charges(demand)
         if not charges:
             return self._free
         for charge in charges:

@@ -24,6 +24,7 @@ from gateway.settings.limits import AdmissionSettings, LimitSettings
 from gateway.settings.logs import LogSettings
 from gateway.settings.media import MediaSettings
 from gateway.settings.models import ModelSettings, PoolSettings, check_names, read_arguments
+from gateway.settings.reload import ReloadSettings
 from gateway.settings.repository import RepositorySettings
 from gateway.settings.responses import ResponseSettings
 from gateway.settings.section import SettingsError
@@ -95,6 +96,7 @@ class Settings(BaseSettings):
     store: StoreSettings = StoreSettings()
     log: LogSettings = LogSettings()
     tracing: TracingSettings = TracingSettings()
+    reload: ReloadSettings = ReloadSettings()
     ledger: LedgerSettings = LedgerSettings()
     usage: UsageSettings = UsageSettings()
     cache: CacheSettings = CacheSettings()

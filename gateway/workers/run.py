@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import signal
 import socket
 import subprocess
 import sys
@@ -17,6 +19,8 @@ from gateway.serve import EXIT_FAILED, EXIT_OK, Stopping
 from gateway.settings import Settings, SettingsError
 from gateway.workers.messages import Job
 from gateway.workers.supervisor import Supervisor, Worker
+
+log = logging.getLogger("sluice.workers")
 
 
 def run_workers(settings: Settings, served: Served, announce: Callable[[int], None]) -> int:
@@ -41,6 +45,9 @@ def run_workers(settings: Settings, served: Served, announce: Callable[[int], No
 async def _run(settings: Settings, served: Served, serving: Callable[[], None]) -> bool:
     stop = Stopping()
     stop.listen()
+    asyncio.get_running_loop().add_signal_handler(
+        signal.SIGHUP, lambda: log.warning("the settings of several workers are not read anew: restart")
+    )
 
     def start(index: int, late: bool) -> Worker:
         return start_worker(Job(settings, served, index, late))

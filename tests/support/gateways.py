@@ -72,13 +72,24 @@ async def start(engine: Engine, /, state_dir: Path, **flags: Any) -> Live:
     return live
 
 
-async def listen(engine: Engine, /, state_dir: Path, *, with_store: bool = False, **flags: Any) -> Live:
+async def listen(
+    engine: Engine, /, state_dir: Path, *, with_store: bool = False, config: Path | None = None, **flags: Any
+) -> Live:
     """As :func:`start`, but the engine is still to be started."""
-    settings = load(flags={"port": 0, "api_key": KEY, "state_dir": state_dir, **flags})
+    given = {"port": 0, "api_key": KEY, "state_dir": state_dir, **flags}
+    settings = load(config, given)
     store = Store.open(settings, SECRET) if with_store else None
     ledger, access_log, metrics = MemoryLedger(), RecordedAccessLog(), Metrics()
     gateway = create_app(
-        settings, engine, secret=SECRET, ledger=ledger, access_log=access_log, metrics=metrics, store=store
+        settings,
+        engine,
+        secret=SECRET,
+        ledger=ledger,
+        access_log=access_log,
+        metrics=metrics,
+        store=store,
+        read=lambda: load(config, given),
+        files=[config] if config else [],
     )
     port = await gateway.listen()
     return Live(gateway, engine, settings, ledger, access_log, metrics, port, store=store)

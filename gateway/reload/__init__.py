@@ -1,0 +1,1 @@
+"""Settings that change while the server runs: read anew, checked whole, swapped at once."""
