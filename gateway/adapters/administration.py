@@ -79,7 +79,7 @@ class AdapterAdministration:
     async def create(self, caller: Caller, request: AdapterCreate) -> dict[str, Any]:
         """Fetch, check and serve an adapter. Raises :class:`ApiError` 400, 403, 409, 422, 503."""
         param = "path" if request.path is not None else "source"
-        with self._told(caller, "adapter.create", request.name, param):
+        with self._told(caller, "adapter.create", request.name, param), self._service.registering(request.name):
             desired = self._wanted(caller, request)
             self._require_free(caller, desired)
             self._sources.check(desired.source)

@@ -8,8 +8,8 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Final
 
@@ -66,6 +66,8 @@ class AdapterService:
         self._tasks: set[asyncio.Task[None]] = set()
         self._available = True
         self._last: dict[str, Desired] = {}
+        self._registering: set[str] = set()
+        self._removed: set[str] = set()
         catalog.bring = self.bring
 
     # -- its life -----------------------------------------------------------------------------------------------
@@ -110,13 +112,30 @@ class AdapterService:
         """Every adapter, by name."""
         return [self._applied[name] for name in sorted(self._applied)]
 
+    @contextmanager
+    def registering(self, name: str) -> Iterator[None]:
+        """For the length of a block nobody is astonished that the store does not know ``name`` yet."""
+        self._registering.add(name)
+        try:
+            yield
+        finally:
+            self._registering.discard(name)
+
     async def _round(self) -> None:
+        # What is registered or removed while the store is read is newer than what is read.
+        known = set(self._applied) - self._registering
+        self._removed.clear()
         wanted = self._last = await self._wanted()
-        for name in list(self._applied):
-            if name not in wanted:
-                await self.remove(name)
+        for name in known - set(wanted) - self._registering:
+            await self.remove(name)
         infos = {info.name: info for info in self._engine.adapters()}
-        await asyncio.gather(*[self._bring(desired, infos.get(name)) for name, desired in wanted.items()])
+        await asyncio.gather(
+            *[
+                self._bring(desired, infos.get(name))
+                for name, desired in wanted.items()
+                if name not in self._removed | self._registering
+            ]
+        )
 
     async def _wanted(self) -> dict[str, Desired]:
         model = self.default_model()
@@ -224,6 +243,7 @@ class AdapterService:
 
     async def remove(self, name: str) -> None:
         """Requests cannot name it any more; the engine lets go of it when those that run on it have ended."""
+        self._removed.add(name)
         desired = self._applied.pop(name, None)
         self._catalog.remove(name)
         self._faults.pop(name, None)

@@ -17,6 +17,7 @@ import pytest
 from sqlalchemy import select
 
 from gateway.adapters.catalog import Adapter
+from gateway.adapters.service import AdapterService
 from gateway.adapters.sources import Source, SourcePolicy, SourceRefused, Sources
 from gateway.protocol.adapters import AdapterObject, AdapterObjects
 from gateway.store.tables import audit
@@ -87,6 +88,42 @@ async def test_the_life_of_an_adapter(live: Live, tmp_path: Path) -> None:
         assert (await complete(client, "ad")).content == unknown.content
         assert code(await client.delete("/v1/adapters/ad")) == (404, "adapter_not_found", "name")
     assert live.engine.adapters() == []
+
+
+def slow_to_look(live: Live) -> tuple[asyncio.Event, asyncio.Event]:
+    """The next look at the store has read, and waits: (it has, it may go on)."""
+    service = next(each for each in live.gateway._services if isinstance(each, AdapterService))
+    read, go_on = asyncio.Event(), asyncio.Event()
+    looked = service._call
+
+    async def look(work: Any) -> Any:
+        found = await looked(work)
+        read.set()
+        await go_on.wait()
+        service._call = looked
+        return found
+
+    service._call = look
+    return read, go_on
+
+
+async def test_what_is_registered_or_removed_during_a_look_at_the_store_stays_so(live: Live, tmp_path: Path) -> None:
+    path = adapter_at(tmp_path, "one")
+    async with http(live) as client:
+        read, go_on = slow_to_look(live)
+        await read.wait()
+        assert (await client.post("/v1/adapters", json={"name": "new", "path": path})).status_code == 200
+        go_on.set()
+        for _ in range(10):
+            assert (await complete(client, "new")).status_code == 200
+            await asyncio.sleep(POLL / 2)
+        read, go_on = slow_to_look(live)
+        await read.wait()
+        assert (await client.delete("/v1/adapters/new")).status_code == 200
+        go_on.set()
+        for _ in range(10):
+            assert (await complete(client, "new")).status_code == 404
+            await asyncio.sleep(POLL / 2)
 
 
 async def test_tenants_do_not_see_each_others_adapters(live: Live, tmp_path: Path) -> None:
