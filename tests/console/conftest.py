@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
 HERE = Path(__file__).parent
 DESKTOP = {"width": 1280, "height": 860}
@@ -77,7 +77,9 @@ def sign_in(page: Page, key: str) -> None:
 
 
 def go(page: Page, section: str) -> None:
+    """Returns when the section is there: until then what is looked at would be the one before."""
     page.get_by_role("navigation", name="Sections").get_by_role("link", name=section).click()
+    expect(page.locator(f"section.view.{section.lower()} h1")).to_be_focused(timeout=PATIENCE)
 
 
 def keep_picture(page: Page, name: str) -> None:

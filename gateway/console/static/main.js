@@ -13,6 +13,7 @@ const SECTIONS = { overview, models, keys, usage, guard, playground };
 const POLL = 2000;
 const POLL_HIDDEN = 30000;
 const POLL_MOST = 30000;
+const SAID = 8000;
 const STORED = "sluice-console-key";
 
 class App {
@@ -20,6 +21,7 @@ class App {
   caller = null;
   #views = new Map();
   #timer = 0;
+  #saying = 0;
   #failures = 0;
   #session = 0;
   #latest = null;
@@ -29,8 +31,11 @@ class App {
     return own.includes(scope) || own.includes("admin");
   }
 
+  // Said once, and gone before it is in the way.
   announce(text) {
+    clearTimeout(this.#saying);
     byId("announcer").textContent = text;
+    if (text) this.#saying = setTimeout(() => this.announce(""), SAID);
   }
 
   // Does something that changes the server; says that it is done, or why not. Returns the answer, or nothing.
@@ -129,6 +134,8 @@ class App {
     }
     const view = this.#views.get(name);
     document.title = `${view.title} · Sluice console`;
+    byId("nav").querySelector("[aria-current]").scrollIntoView({ block: "nearest", inline: "nearest" });
+    this.announce("");
     view.heading.focus();
     if (view.allowed) view.show?.();
   }

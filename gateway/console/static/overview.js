@@ -28,10 +28,10 @@ export function overview(app) {
   function status(told) {
     const { load, history } = told;
     tokens.value.textContent = `${rate(load.tokens_per_second)} tokens/s`;
-    tokens.detail.textContent = `${count(load.in_flight)} requests in flight`;
+    tokens.detail.textContent = `in flight: ${count(load.in_flight)}`;
     tokens.chart.draw(history.tokens_per_second, 1);
     ttft.value.textContent = seconds(told.ttft.p50);
-    ttft.detail.textContent = `95 %: ${seconds(told.ttft.p95)}, of ${count(told.ttft.count)} streams`;
+    ttft.detail.textContent = `95 %: ${seconds(told.ttft.p95)}, streams: ${count(told.ttft.count)}`;
     ttft.chart.draw(history.ttft, 0.001);
     queue.value.textContent = `${count(load.queued)} queued`;
     queue.detail.textContent = `waited ${seconds(told.queue_delay.p50)}, 95 %: ${seconds(told.queue_delay.p95)}`;

@@ -75,7 +75,7 @@ export function playground(app) {
     turns.push({ role: "user", content: text });
     halt = new AbortController();
     working(true);
-    foot.textContent = await listen(body, said);
+    foot.textContent = await listen(body, said, foot);
     if (said.textContent) turns.push({ role: "assistant", content: said.textContent });
     else turns.pop();
     halt = null;
@@ -91,7 +91,7 @@ export function playground(app) {
   }
 
   // Fills ``said`` and returns how it ended, in words.
-  async function listen(body, said) {
+  async function listen(body, said, foot) {
     const text = said.appendChild(document.createTextNode(""));
     const began = performance.now();
     let first = null;
@@ -103,7 +103,10 @@ export function playground(app) {
         const choice = event.choices[0];
         const gained = choice && ((choice.delta.reasoning_content || "") + (choice.delta.content || ""));
         if (gained) {
-          first ??= performance.now();
+          if (first === null) {
+            first = performance.now();
+            foot.textContent = `answering, first token after ${seconds(past(first))}`;
+          }
           const below = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
           text.appendData(gained);
           if (below) log.scrollTop = log.scrollHeight;
