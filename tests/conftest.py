@@ -16,7 +16,8 @@ from tests.support.stub_engine import StubEngine
 hypothesis_settings.register_profile("sluice", deadline=None)
 hypothesis_settings.load_profile("sluice")
 
-for name in [name for name in os.environ if name.startswith("SLUICE_")]:
+# SLUICE_KUBE and SLUICE_KUBE_CACHE are the tests' own.
+for name in [name for name in os.environ if name.startswith("SLUICE_") and not name.startswith("SLUICE_KUBE")]:
     del os.environ[name]
 
 
