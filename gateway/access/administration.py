@@ -25,6 +25,19 @@ class Caller:
     address: str | None = None
     request_id: str | None = None
 
+    def entry(self, at: float, act: str, target: str | None, detail: dict[str, Any], *, allowed: bool) -> AuditEntry:
+        """The row that says that this caller did, or was not allowed, ``act`` at Unix time ``at``."""
+        return AuditEntry(
+            ts=at,
+            actor=self.principal.id,
+            act=act,
+            allowed=allowed,
+            target=target,
+            detail=detail,
+            client_ip=self.address,
+            request_id=self.request_id,
+        )
+
 
 class KeyAdministration:
     """Every act and every denial goes to ``record``. ``wall`` is Unix time in seconds.
@@ -105,15 +118,4 @@ class KeyAdministration:
     def _note(
         self, caller: Caller, act: str, key_id: str | None, detail: dict[str, Any], *, allowed: bool = True
     ) -> None:
-        self._record(
-            AuditEntry(
-                ts=self._wall(),
-                actor=caller.principal.id,
-                act=act,
-                allowed=allowed,
-                target=key_id,
-                detail=detail,
-                client_ip=caller.address,
-                request_id=caller.request_id,
-            )
-        )
+        self._record(caller.entry(self._wall(), act, key_id, detail, allowed=allowed))

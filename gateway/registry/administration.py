@@ -227,18 +227,7 @@ class RegistryAdministration:
             raise
 
     def _note(self, caller: Caller, act: str, name: str, detail: dict[str, Any], *, allowed: bool = True) -> None:
-        self._record(
-            AuditEntry(
-                ts=self._wall(),
-                actor=caller.principal.id,
-                act=act,
-                allowed=allowed,
-                target=name,
-                detail=detail,
-                client_ip=caller.address,
-                request_id=caller.request_id,
-            )
-        )
+        self._record(caller.entry(self._wall(), act, name, detail, allowed=allowed))
 
 
 def _there(name: Name | None) -> Name:

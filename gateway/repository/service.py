@@ -250,18 +250,7 @@ class Repository:
             raise ApiError(status, f"{where}{refused}", code=refused.code, param="files") from None
 
     def _note(self, caller: Caller, act: str, name: str, detail: dict[str, Any], *, allowed: bool = True) -> None:
-        self._record(
-            AuditEntry(
-                ts=time.time(),
-                actor=caller.principal.id,
-                act=act,
-                allowed=allowed,
-                target=name,
-                detail=detail,
-                client_ip=caller.address,
-                request_id=caller.request_id,
-            )
-        )
+        self._record(caller.entry(time.time(), act, name, detail, allowed=allowed))
 
 
 def _owns(principal: Principal, tenant: str) -> bool:
