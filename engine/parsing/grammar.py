@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, Final
 
+from engine.structured.keywords import ANNOTATIONS, CONTAINERS
 from engine.structured.lowered import lowered
 from engine.types import Tool, ToolUse
 
@@ -49,6 +50,8 @@ def _calls(tools: Sequence[Tool], parallel: bool, *, every_schema: bool) -> dict
 
 def _call(tool: Tool, *, held: bool) -> dict[str, Any]:
     schema = dict(tool.parameters or {"type": "object", "properties": {}, "additionalProperties": False})
+    if schema.keys() <= ANNOTATIONS | CONTAINERS:
+        schema["type"] = "object"  # arguments are, also where their schema says nothing
     return {
         "type": "tag",
         "begin": f'{{"name": {json.dumps(tool.name)}, "arguments": ',

@@ -12,16 +12,21 @@ from typing import Final
 #: They say nothing about what is valid; ``discriminator`` (OpenAPI) only tells which of ``oneOf`` it is.
 ANNOTATIONS: Final = frozenset(
     {"title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly"}
-    | {"$comment", "$schema", "discriminator"}
+    | {"$comment", "$schema", "discriminator", "example"}
 )
+#: Extensions of OpenAPI begin so, and say nothing about what is valid either.
+EXTENSION: Final = "x-"
 #: Places for schemas that others refer to.
 CONTAINERS: Final = frozenset({"$defs", "definitions"})
 #: Each of them decides alone what is valid; of the rest only annotations may stand beside it.
 ALONE: Final = ("$ref", "anyOf", "oneOf", "allOf", "const", "enum")
 
-_NUMBERS: Final = frozenset(["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"])
+_NUMBERS: Final = frozenset(["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "format"])
 OF_TYPE: Final[Mapping[str, frozenset[str]]] = {
-    "object": frozenset(["properties", "required", "additionalProperties", "minProperties", "maxProperties"]),
+    "object": frozenset(
+        {"properties", "required", "additionalProperties", "minProperties", "maxProperties"}
+        | {"propertyNames", "patternProperties"}
+    ),
     "array": frozenset(["items", "prefixItems", "minItems", "maxItems", "uniqueItems"]),
     "string": frozenset(["minLength", "maxLength", "pattern", "format"]),
     "number": _NUMBERS,
@@ -29,15 +34,10 @@ OF_TYPE: Final[Mapping[str, frozenset[str]]] = {
     "boolean": frozenset(),
     "null": frozenset(),
 }
-#: Their shape is held to, not the calendar or the network: ``2025-02-30`` passes.
-FORMATS: Final = frozenset(
-    {"date", "time", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "uuid"}
-    | {"uri", "uri-reference", "uri-template", "json-pointer", "relative-json-pointer"}
-)
 #: In JSON Schema, but nothing that a grammar can hold to here.
 REFUSED: Final = frozenset(
     {"not", "if", "then", "else", "dependentRequired", "dependentSchemas", "dependencies"}
-    | {"contains", "minContains", "maxContains", "multipleOf", "patternProperties", "propertyNames"}
+    | {"contains", "minContains", "maxContains", "multipleOf"}
     | {"unevaluatedProperties", "unevaluatedItems", "additionalItems", "$anchor", "$vocabulary"}
     | {"$dynamicRef", "$dynamicAnchor", "$recursiveRef", "$recursiveAnchor"}
     | {"contentEncoding", "contentMediaType", "contentSchema", "nullable"}

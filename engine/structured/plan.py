@@ -11,7 +11,7 @@ from vllm.sampling_params import StructuredOutputsParams
 
 from engine.structured.grammars import check_grammar
 from engine.structured.lowered import lowered_text
-from engine.structured.patterns import check_pattern
+from engine.structured.patterns import check_pattern, plain_pattern
 from engine.structured.refusal import UNICODE, UNSUPPORTED, VALUE, NotEnforceable
 from engine.structured.schema import check_schema
 from engine.types import Constraint, Tool
@@ -41,7 +41,7 @@ class Plan:
 
 
 def plan_of(constraint: Constraint) -> Plan:
-    """``constraint`` as the engine takes it; nothing is checked."""
+    """``constraint``, which is checked, as the engine takes it."""
     match constraint.kind:
         case "json_object":
             return Plan("json", '{"type":"object"}', constraint.param)
@@ -49,8 +49,10 @@ def plan_of(constraint: Constraint) -> Plan:
             return Plan("json", lowered_text(constraint.text), constraint.param)
         case "choice":
             return Plan("grammar", _one_of(json.loads(constraint.text)), constraint.param)
-        case kind:
-            return Plan(kind, constraint.text, constraint.param)
+        case "regex":
+            return Plan("regex", plain_pattern(constraint.text, inside_json=False), constraint.param)
+        case "grammar":
+            return Plan("grammar", constraint.text, constraint.param)
 
 
 def _one_of(choices: list[str]) -> str:
@@ -70,7 +72,7 @@ def check_constraint(constraint: Constraint) -> None:
             case "json_schema":
                 check_schema(_parsed(constraint.text))
             case "regex":
-                check_pattern(constraint.text, inside_json=False, invalid=VALUE)
+                _check_regex(constraint.text)
             case "grammar":
                 check_grammar(constraint.text)
             case "choice":
@@ -96,6 +98,12 @@ def _parsed(text: str) -> object:
         return json.loads(text)
     except RecursionError as error:
         raise NotEnforceable("schema_too_complex", "it is nested too deep.") from error
+
+
+def _check_regex(pattern: str) -> None:
+    check_pattern(pattern, inside_json=False, invalid=VALUE)
+    if not plain_pattern(pattern, inside_json=False):
+        raise NotEnforceable(VALUE, "expected a regular expression of more than the empty text.")
 
 
 def _check_choices(choices: list[str]) -> None:

@@ -7,17 +7,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from math import ceil, floor
 from typing import Any, Final
 
-from engine.structured import refusal
+from engine.structured import formats, refusal
 from engine.structured.disjoint import all_disjoint
-from engine.structured.keywords import ALONE, ANNOTATIONS, CONTAINERS, FORMATS, JSON_TYPES, OF_TYPE, REFUSED
-from engine.structured.lowered import lowered_text
+from engine.structured.keywords import ALONE, ANNOTATIONS, CONTAINERS, EXTENSION, JSON_TYPES, OF_TYPE, REFUSED
+from engine.structured.lowered import any_name, lowered_text
 from engine.structured.patterns import check_pattern
 from engine.structured.refusal import INVALID, TOO_COMPLEX, UNICODE, UNSATISFIABLE, UNSUPPORTED, NotEnforceable
 from engine.structured.satisfiable import Node, finite, turns_in_place
 
 MAX_SCHEMAS: Final = 1_000
+#: A string that is only to be longer than this many characters costs no more than any other.
+MAX_UNCOUNTED_LENGTH: Final = 4
+#: Places behind the point that xgrammar looks at where a number is bounded.
+DECIMALS: Final = 6
 ROOT: Final = "#"
 
 
@@ -65,10 +71,10 @@ class _Check:
         self._bounded_strings = 0
 
     def references(self) -> None:
-        """Check what is referred to outside of the places where schemas are expected."""
+        """Refuse what is referred to outside of the places where schemas are expected: it has not been looked at."""
         for target in self._references:
             if target not in self.nodes:
-                self.at(target, self._target(target), 1)
+                raise NotEnforceable(UNSUPPORTED, f"'$ref' points to no place for schemas: '{target[:64]}'.")
 
     def at(self, pointer: str, schema: object, depth: int) -> str:
         """Check ``schema``; gives ``pointer`` back."""
@@ -93,7 +99,7 @@ class _Check:
         for container in CONTAINERS & schema.keys():
             for name, each in _mapping(schema, container).items():
                 self.at(f"{pointer}/{container}/{_step(name)}", each, depth + 1)
-        keywords = [key for key in schema if key not in ANNOTATIONS and key not in CONTAINERS]
+        keywords = [key for key in schema if key not in ANNOTATIONS | CONTAINERS and not key.startswith(EXTENSION)]
         if "$id" in keywords and pointer == ROOT:
             keywords.remove("$id")
         self.nodes[pointer] = self._node(pointer, schema, keywords, depth)
@@ -140,7 +146,7 @@ class _Check:
             self._string(schema)
         for name in ("integer", "number"):
             if name in types:
-                _check_numbers(schema, whole=name == "integer")
+                _check_numbers(schema, name)
         needs = []
         if "object" in types:
             needs.append(self._object(pointer, schema, depth))
@@ -163,6 +169,11 @@ class _Check:
         additional = schema.get("additionalProperties")
         if additional is not None and not isinstance(additional, bool):
             self.at(f"{pointer}/additionalProperties", additional, depth + 1)
+        if "propertyNames" in schema and not any_name(schema["propertyNames"]):
+            children = dict.fromkeys(self._names(pointer, schema, depth), f"{pointer}/additionalProperties")
+            properties = dict(children)
+        if "patternProperties" in schema:
+            self._named_by_pattern(pointer, schema, depth)
         required = _list(schema, "required")
         if any(not isinstance(name, str) for name in required) or len(set(required)) != len(required):
             raise NotEnforceable(INVALID, "'required' is a list of different names.")
@@ -177,6 +188,35 @@ class _Check:
             raise NotEnforceable(UNSATISFIABLE, "no object has that many properties.")
         spare = [child for name, child in children.items() if name not in required]
         return Node("all", [children[name] for name in required], True, spare, max(least - len(required), 0))
+
+    def _names(self, pointer: str, schema: dict[str, Any], depth: int) -> Sequence[str]:
+        """What ``propertyNames`` lists; nothing where it describes them otherwise."""
+        if schema.get("properties") or "patternProperties" in schema:
+            raise NotEnforceable(UNSUPPORTED, "'propertyNames' beside other properties cannot be enforced.")
+        if _bounds(schema, "minProperties", "maxProperties")[0]:
+            raise NotEnforceable(UNSUPPORTED, "'minProperties' beside 'propertyNames' cannot be enforced.")
+        names = schema["propertyNames"]
+        if isinstance(names, dict) and not {"type", "$ref", "enum", "const"} & names.keys():
+            names = {"type": "string", **names}
+        self.at(f"{pointer}/propertyNames", names, depth + 1)
+        if not isinstance(names, dict) or not _only_text(self._resolved(names)):
+            raise NotEnforceable(UNSUPPORTED, "of 'propertyNames' only a string or a list of names can be enforced.")
+        if schema.get("additionalProperties") is False:
+            raise NotEnforceable(UNSUPPORTED, "'propertyNames' needs 'additionalProperties' that are allowed.")
+        if f"{pointer}/additionalProperties" not in self.nodes:
+            self.nodes[f"{pointer}/additionalProperties"] = Node("all", (), writes=True)
+        listed: list[str] = names.get("enum", [])
+        return listed
+
+    def _named_by_pattern(self, pointer: str, schema: dict[str, Any], depth: int) -> None:
+        patterns = _mapping(schema, "patternProperties")
+        if len(patterns) != 1 or schema.get("properties") or isinstance(schema.get("additionalProperties"), dict):
+            raise NotEnforceable(UNSUPPORTED, "'patternProperties' can be enforced only alone, and with one pattern.")
+        if _bounds(schema, "minProperties", "maxProperties")[0]:
+            raise NotEnforceable(UNSUPPORTED, "'minProperties' beside 'patternProperties' cannot be enforced.")
+        for pattern, each in patterns.items():
+            check_pattern(pattern, inside_json=True, invalid=INVALID)
+            self.at(f"{pointer}/patternProperties/{_step(pattern)}", each, depth + 1)
 
     def _array(self, pointer: str, schema: dict[str, Any], depth: int) -> Node:
         if schema.get("uniqueItems", False) is not False:
@@ -201,19 +241,22 @@ class _Check:
         return Node("all", needed, writes=True)
 
     def _string(self, schema: dict[str, Any]) -> None:
-        _bounds(schema, "minLength", "maxLength")
-        bounded = "minLength" in schema or "maxLength" in schema
+        least, most = _bounds(schema, "minLength", "maxLength")
+        bounded = most is not None or least > MAX_UNCOUNTED_LENGTH
         self._bounded_strings += bounded
         if self._bounded_strings > refusal.MAX_BOUNDED_STRINGS:
             raise NotEnforceable(TOO_COMPLEX, f"{refusal.MAX_BOUNDED_STRINGS} strings may be bounded in length.")
-        if (bounded and ("pattern" in schema or "format" in schema)) or {"pattern", "format"} <= schema.keys():
+        form, pattern = schema.get("format"), schema.get("pattern")
+        if form is not None and not isinstance(form, str):
+            raise NotEnforceable(INVALID, "'format' is a string.")
+        if pattern is not None and not isinstance(pattern, str):
+            raise NotEnforceable(INVALID, "'pattern' is a string.")
+        if pattern is not None and (form, pattern) not in formats.WELL_KNOWN:
+            check_pattern(pattern, inside_json=True, invalid=INVALID)
+        if form is not None and form not in formats.STRINGS and not (pattern and form in formats.BY_PATTERN):
+            raise NotEnforceable(UNSUPPORTED, f"the format {json.dumps(form)[:64]} cannot be enforced.")
+        if formats.held_by(form, pattern, least, most) is None:
             raise NotEnforceable(UNSUPPORTED, "of 'pattern', 'format' and bounds of length only one can be enforced.")
-        if "pattern" in schema:
-            if not isinstance(schema["pattern"], str):
-                raise NotEnforceable(INVALID, "'pattern' is a string.")
-            check_pattern(schema["pattern"], inside_json=True, invalid=INVALID)
-        if "format" in schema and schema["format"] not in FORMATS:
-            raise NotEnforceable(UNSUPPORTED, f"the format {json.dumps(schema['format'])[:64]} cannot be enforced.")
 
     def _literals(self, schema: dict[str, Any], values: Sequence[object]) -> None:
         if not values:
@@ -287,6 +330,12 @@ def _types(schema: Mapping[str, Any], keywords: Sequence[str]) -> Sequence[str]:
     return types
 
 
+def _only_text(schema: Mapping[str, Any]) -> bool:
+    if "enum" in schema:
+        return all(isinstance(name, str) for name in schema["enum"])
+    return schema.get("type") == "string" and "const" not in schema
+
+
 def _unplaced(keyword: str, types: Sequence[str]) -> NotEnforceable:
     owners = [name for name, words in OF_TYPE.items() if keyword in words]
     if not owners:
@@ -300,7 +349,10 @@ def _unsupported(keyword: str) -> NotEnforceable:
     return NotEnforceable(UNSUPPORTED, f"'{keyword[:64]}' cannot be enforced.")
 
 
-def _check_numbers(schema: Mapping[str, Any], *, whole: bool) -> None:
+def _check_numbers(schema: Mapping[str, Any], kind: str) -> None:
+    whole = kind == "integer"
+    if "format" in schema and schema["format"] not in formats.NUMBERS[kind]:
+        raise NotEnforceable(UNSUPPORTED, f"the format {json.dumps(schema['format'])[:64]} cannot be enforced.")
     bounds: dict[str, float] = {}
     for name in ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum"):
         if name not in schema:
@@ -313,12 +365,33 @@ def _check_numbers(schema: Mapping[str, Any], *, whole: bool) -> None:
         bounds[name] = value
     if {"minimum", "exclusiveMinimum"} <= bounds.keys() or {"maximum", "exclusiveMaximum"} <= bounds.keys():
         raise NotEnforceable(UNSUPPORTED, "a bound can be either exclusive or not.")
+    if whole and schema.get("format") == "int32":
+        bounds = _within_int32(bounds)
     step = 1 if whole else 0
     low = bounds.get("minimum", bounds.get("exclusiveMinimum", -float("inf")) + step)
     high = bounds.get("maximum", bounds.get("exclusiveMaximum", float("inf")) - step)
     exclusive = not whole and ("exclusiveMinimum" in bounds or "exclusiveMaximum" in bounds)
     if low > high or (exclusive and low == high):
         raise NotEnforceable(UNSATISFIABLE, "no number is within these bounds.")
+    if not whole and not _decimal_between(bounds):
+        raise NotEnforceable(UNSUPPORTED, f"no number of {DECIMALS} decimals is within these bounds.")
+
+
+def _within_int32(bounds: Mapping[str, float]) -> dict[str, float]:
+    low, high = formats.INT32
+    least = max(low, bounds.get("minimum", low), bounds.get("exclusiveMinimum", low - 1) + 1)
+    most = min(high, bounds.get("maximum", high), bounds.get("exclusiveMaximum", high + 1) - 1)
+    return {"minimum": least, "maximum": most}
+
+
+def _decimal_between(bounds: Mapping[str, float]) -> bool:
+    """Whether a number of so many decimals is within ``bounds``: xgrammar knows no others."""
+    scaled = {name: Fraction(value) * 10**DECIMALS for name, value in bounds.items()}
+    lows = [ceil(scaled[name]) for name in scaled if name == "minimum"]
+    lows += [floor(scaled[name]) + 1 for name in scaled if name == "exclusiveMinimum"]
+    highs = [floor(scaled[name]) for name in scaled if name == "maximum"]
+    highs += [ceil(scaled[name]) - 1 for name in scaled if name == "exclusiveMaximum"]
+    return not lows or not highs or lows[0] <= highs[0]
 
 
 def _bounds(schema: Mapping[str, Any], least: str, most: str) -> tuple[int, int | None]:

@@ -28,6 +28,8 @@ _PIECE: Final = 2**19
 
 # We have bounds of our own, and a warning would be printed by whatever thread comes first.
 warnings.simplefilter("ignore", Pillow.DecompressionBombWarning)
+# What it finds odd in a picture's notes is for nobody to read.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +133,9 @@ def _opaque(picture: Pillow.Image) -> Pillow.Image:
     if picture.mode.startswith("I"):
         # 16 bits per pixel: Pillow would clip them to 8 instead of scaling.
         picture = picture.convert("I").point(lambda value: value * (1 / 256)).convert("L")
+    if isinstance(colour := picture.info.get("transparency"), tuple) and max(colour) > 0xFF:
+        # The colour of a PNG with 16 bits per sample, which Pillow has read as 8.
+        picture.info["transparency"] = tuple(sample >> 8 for sample in colour)
     if picture.has_transparency_data:
         layer = picture.convert("RGBA")
         white = Pillow.new("RGBA", layer.size, (255, 255, 255, 255))

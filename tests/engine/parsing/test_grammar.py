@@ -52,6 +52,29 @@ def test_forced(text: str, accepted: bool) -> None:
     assert accepts(grammar.forced(ToolUse((WEATHER, TIME), "required")), text) is accepted
 
 
+def test_arguments_are_an_object_also_where_their_schema_says_nothing() -> None:
+    named = Tool("f", None, {"title": "Anything"}, strict=True)
+    for tag in (grammar.forced(ToolUse((named,), "required")), grammar.strict(ToolUse((named,), "auto"))):
+        assert accepts(tag, '{"name": "f", "arguments": {"a": 1}}')
+        assert not accepts(tag, '{"name": "f", "arguments": 5}')
+
+
+def test_arguments_follow_patterns_and_names() -> None:
+    parameters = {
+        "type": "object",
+        "properties": {
+            "at": {"type": "string", "pattern": r"^\d\d(:\d+)?$"},
+            "by": {"type": "object", "propertyNames": {"enum": ["x"]}, "additionalProperties": {"type": "null"}},
+        },
+        "required": ["at"],
+        "additionalProperties": False,
+    }
+    tag = grammar.forced(ToolUse((Tool("f", None, parameters, strict=True),), "required"))
+    assert accepts(tag, '{"name": "f", "arguments": {"at": "10:5", "by": {"x": null}}}')
+    assert not accepts(tag, '{"name": "f", "arguments": {"at": "105"}}')
+    assert not accepts(tag, '{"name": "f", "arguments": {"at": "10", "by": {"y": null}}}')
+
+
 def test_one_function_and_one_call() -> None:
     named = grammar.forced(ToolUse((WEATHER, TIME), "required", ("now",)))
     assert accepts(named, NOW)

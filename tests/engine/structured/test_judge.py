@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -149,6 +150,9 @@ async def test_nothing_is_left_behind(vocabulary: str) -> None:
         (Constraint("regex", "a\x00", "p"), "invalid_value"),
         (Constraint("regex", "a" * 1025, "p"), "invalid_value"),
         (Constraint("regex", r"(a)\1", "p"), "unsupported_schema_feature"),
+        (Constraint("regex", "a^b", "p"), "unsupported_schema_feature"),
+        (Constraint("regex", "(?i)yes", "p"), "unsupported_schema_feature"),
+        (Constraint("regex", "^$", "p"), "invalid_value"),
         (Constraint("grammar", "root ::= " + "(" * 20_000, "p"), "invalid_value"),  # S20
         (Constraint("grammar", "x" * 17_000, "p"), "invalid_value"),
         (Constraint("choice", json.dumps(["\ud800"]), "p"), "invalid_unicode"),
@@ -165,6 +169,36 @@ def test_refused_before_anything_is_compiled(constraint: Constraint, code: str) 
 @pytest.mark.parametrize("pattern", [r"\d{3}-\d{4}", r'"[^"]*"', r"(?:yes|no)\.", "[\\s\\S]*", r"a{2,}b?", "x*?"])
 def test_ordinary_patterns_are_allowed(pattern: str) -> None:
     check_constraint(Constraint("regex", pattern, "p"))
+
+
+@pytest.mark.parametrize(
+    "pattern", [r"\d{3}-\d{4}", r'"[^"]*"', r"a.b|[^\d\n]\W", r"\x0a\t[]\\^-]{2}(|z)", r"a(bc+)?\S\s"]
+)
+def test_a_regular_expression_means_what_python_says(pattern: str) -> None:
+    from xgrammar import Grammar
+    from xgrammar.testing import _is_grammar_accept_string
+
+    grammar = Grammar.from_regex(plan_of(Constraint("regex", pattern, "p")).text)
+    texts = [
+        "123-4567",
+        "123-456",
+        '"a"',
+        '""',
+        "a-b",
+        "a\nb",
+        "x-",
+        "7-",
+        "é ",
+        "\n\t]]",
+        "\n\t\\^z",
+        "abcc- ",
+        "ac- ",
+        "a\x85 ",
+    ]
+    wrong = [
+        text for text in texts if bool(_is_grammar_accept_string(grammar, text)) != bool(re.fullmatch(pattern, text))
+    ]
+    assert wrong == []
 
 
 async def test_f69_a_flood_of_one_caller_makes_another_wait_for_one_plan_at_most(judge: GrammarJudge) -> None:

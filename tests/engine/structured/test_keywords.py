@@ -6,6 +6,7 @@ Refusing too much is allowed (order of properties, white space, names not descri
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, NamedTuple
 
 import pytest
@@ -13,7 +14,8 @@ import xgrammar
 from jsonschema import Draft202012Validator
 from xgrammar.testing import _is_grammar_accept_string
 
-from engine.structured.keywords import FORMATS, OF_TYPE
+from engine.structured.formats import FREE, STRINGS, WELL_KNOWN
+from engine.structured.keywords import OF_TYPE
 from engine.structured.schema import check_schema
 
 
@@ -62,10 +64,32 @@ TABLE: dict[str, Row] = {
     ),
     "minItems": Row({"type": "array", "items": A, "minItems": 2}, [[1, 2], [1, 2, 3]], [[], [1]]),
     "maxItems": Row({"type": "array", "items": A, "maxItems": 2}, [[], [1, 2]], [[1, 2, 3]]),
+    "propertyNames": Row(
+        {"type": "object", "propertyNames": {"pattern": "^[a-c]{2}$"}, "additionalProperties": A},
+        [{}, {"ab": 1}],
+        [{"xy": 1}, {"abc": 1}, {"ab": None}],
+    ),
+    "propertyNames by length": Row(
+        {"type": "object", "propertyNames": {"minLength": 2}, "additionalProperties": A},
+        [{"ab": 1, "éé": 2}],
+        [{"": 1}, {"a": 1}],
+    ),
+    "propertyNames listed": Row(
+        {"type": "object", "propertyNames": {"enum": ["x", "y"]}, "additionalProperties": A, "required": ["x"]},
+        [{"x": 1}, {"x": 1, "y": 2}],
+        [{}, {"y": 1}, {"x": 1, "z": 2}, {"x": "a"}],
+    ),
+    "patternProperties": Row(
+        {"type": "object", "patternProperties": {"^a+$": A}, "additionalProperties": False},
+        [{}, {"a": 1, "aa": 2}],
+        [{"b": 1}, {"a": None}],
+    ),
     "minLength": Row({"type": "string", "minLength": 2}, ["ab", "éé", "abc"], ["", "a", "é"]),
     "maxLength": Row({"type": "string", "maxLength": 2}, ["", "ab", "éé"], ["abc", "ééé"]),
     "pattern": Row({"type": "string", "pattern": "^[a-c]{2}$"}, ["ab"], ["a", "abc", "xy", ""]),
     "format": Row({"type": "string", "format": "date"}, ["2025-01-31"], ["2025-1-31", "tomorrow", ""]),
+    "format of integers": Row({**A, "format": "int32"}, [0, -(2**31), 2**31 - 1], []),
+    "format and bound": Row({**A, "format": "int32", "minimum": 5}, [5, 2**31 - 1], [4]),
     "minimum": Row({**A, "minimum": 3}, [3, 40], [2, -5]),
     "maximum": Row({**A, "maximum": 3}, [3, 0, -40], [4, 33]),
     "exclusiveMinimum": Row({**A, "exclusiveMinimum": 3}, [4, 40], [3, 2]),
@@ -113,6 +137,38 @@ def test_nothing_that_is_no_json(name: str, text: str) -> None:
     assert not accepted(TABLE[name].schema, text)
 
 
+@pytest.mark.parametrize(
+    ("pattern", "good", "bad"),
+    [
+        (r"^\d{2}:\d{2}(?::\d{2}(?:\.\d+)?)?$", ["10:20", "10:20:30", "10:20:30.5"], ["10:205", "10:20:305"]),
+        ("^a(bc+)?$", ["a", "abcc"], ["ac"]),
+        ("^(ab*|c)?d$", ["d", "abbd", "cd"], ["bd"]),
+        (r"^\W$", ["-", " "], ["É", "_", "a"]),
+        (r"^\D+$", ["é", "日本", "a-b"], ["1", "\u0663"]),
+        (r"^[^\s@]+@\S+$", ["a@é"], ["a b@c", "\x85@a", "a@\ufeff", "a\u2028@b"]),
+        ("^.$", ["é", "😀"], ["\u2028", "ab", ""]),
+        ("^[ -~]+$", ["a b"], ["é"]),
+        ("^[]a-]{2}$", ["]a", "a-"], ["b]"]),
+        ("^a{b}$", ["a{b}"], ["ab"]),
+        (r"^(?P<year>\d{4})(|Z)$", ["2025", "2025Z"], ["2025ZZ"]),
+        ("^$", [""], ["a"]),
+    ],
+)
+def test_patterns(pattern: str, good: list[str], bad: list[str]) -> None:
+    """As Python reads them and as ECMA-262 does: what they disagree about is not let through."""
+    schema = {"type": "string", "pattern": pattern}
+    assert [text for text in good if not accepted(schema, f'"{text}"')] == []
+    assert [text for text in bad if accepted(schema, f'"{text}"')] == []
+    assert [text for text in good if not re.search(pattern, text)] == []
+
+
+def test_why_what_is_optional_is_counted() -> None:
+    """Where this fails, xgrammar has learned better, and :func:`engine.structured.patterns.plain_pattern` may write
+    ``?``."""
+    grammar = xgrammar.Grammar.from_json_schema('{"type": "string", "pattern": "^a(bc+)?$"}')
+    assert _is_grammar_accept_string(grammar, '"ac"')
+
+
 def test_why_lengths_are_bounded_by_patterns() -> None:
     """Where this fails, xgrammar has learned better, and `engine/structured/lowered.py` may go."""
     grammar = xgrammar.Grammar.from_json_schema('{"type": "string", "maxLength": 2}')
@@ -126,26 +182,37 @@ def test_every_enforced_keyword_is_in_the_table() -> None:
 
 
 FORMS = {
-    "date": ("2025-01-31", "20250131"),
-    "time": ("10:20:30Z", "10.20"),
-    "date-time": ("2025-01-31T10:20:30Z", "2025-01-31"),
+    "date": ("2024-02-29", "2025-02-29"),
+    "time": ("10:20:30Z", "10:20:60Z"),
+    "date-time": ("2025-01-31T10:20:30.5+02:00", "2025-06-31T10:20:30Z"),
     "duration": ("P3DT4H", "3 days"),
     "email": ("a@b.org", "a.b.org"),
     "hostname": ("a.example.org", "a b"),
-    "ipv4": ("10.0.0.1", "10.0.0"),
+    "ipv4": ("10.0.0.1", "10.0.0.01"),
     "ipv6": ("2001:db8::1", "10.0.0.1.2"),
     "uuid": ("123e4567-e89b-12d3-a456-426614174000", "123e4567"),
     "uri": ("https://a.org/b?c=d#e", "no uri"),
     "uri-reference": ("../b?c", "a b"),
     "uri-template": ("https://a.org/{b}", "{a b"),
-    "json-pointer": ("/a/0", "a/0"),
-    "relative-json-pointer": ("1/a", "/a"),
+    "json-pointer": ("/a/0", '/a"'),
+    "relative-json-pointer": ("1/a", '1/a"'),
 }
 
 
-@pytest.mark.parametrize("name", sorted(FORMATS))
+@pytest.mark.parametrize("name", sorted(STRINGS - FREE))
 def test_formats(name: str) -> None:
     good, bad = FORMS[name]
     schema = {"type": "string", "format": name}
+    Draft202012Validator(schema, format_checker=Draft202012Validator.FORMAT_CHECKER).validate(good)
     assert accepted(schema, compact(good))
-    assert not accepted(schema, compact(bad))
+    assert not accepted(schema, f'"{bad}"')
+
+
+@pytest.mark.parametrize(("form", "pattern"), sorted(WELL_KNOWN))
+def test_what_zod_writes_beside_a_format(form: str, pattern: str) -> None:
+    good = {"uuid": "123e4567-e89b-%s2d3-a456-426614174000", "email": "a.b+c@d-e.org", "ipv4": "10.0.0.1"}
+    good |= {"date": "2024-02-29", "date-time": "2024-02-29T10:20:30.5Z"}
+    text = good[form].replace("%s", next((c for c in "12345678" if f"-{c}[0-9a" in pattern), "4"))
+    assert re.search(pattern, text)
+    assert accepted({"type": "string", "format": form, "pattern": pattern}, f'"{text}"')
+    assert not accepted({"type": "string", "format": form, "pattern": pattern}, f'"{text}"'.replace("-", "~", 1)[:-2])

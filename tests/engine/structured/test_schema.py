@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import datetime
 import json
-from typing import Any
+import uuid
+from decimal import Decimal
+from enum import Enum
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from jsonschema_specifications import REGISTRY as SPECIFICATIONS
+from pydantic import AnyUrl, BaseModel, Field, SecretStr, StringConstraints
 
-from engine.structured.keywords import ANNOTATIONS, FORMATS, OF_TYPE, REFUSED
+from engine.structured.formats import SHAPES
+from engine.structured.keywords import ANNOTATIONS, OF_TYPE, REFUSED
 from engine.structured.refusal import NotEnforceable
 from engine.structured.schema import check_schema
 
@@ -113,6 +121,32 @@ ROWS: list[tuple[str, Any, str]] = [
     ("S17 group", {"type": "string", "pattern": r"(a)\1"}, "unsupported_schema_feature"),
     ("S17 word", {"type": "string", "pattern": r"a\b"}, "unsupported_schema_feature"),
     ("S17 quote", {"type": "string", "pattern": '"'}, "unsupported_schema_feature"),
+    ("S17 anchor", {"type": "string", "pattern": "a^b"}, "unsupported_schema_feature"),
+    ("S17 anchor inside", {"type": "string", "pattern": "^(a$|b)c?$"}, "unsupported_schema_feature"),
+    ("S17 flags", {"type": "string", "pattern": "(?i)^abc$"}, "unsupported_schema_feature"),
+    ("S17 flags of a group", {"type": "string", "pattern": "^(?i:a)$"}, "unsupported_schema_feature"),
+    ("S17 surrogates", {"type": "string", "pattern": r"[\ud800-\udbff]"}, "unsupported_schema_feature"),
+    ("S17 format and pattern", {"type": "string", "format": "uuid", "pattern": "^a"}, "unsupported_schema_feature"),
+    ("S17 format and length", {"type": "string", "format": "email", "maxLength": 99}, "unsupported_schema_feature"),
+    ("S17 format of a number", {"type": "integer", "format": "date"}, "unsupported_schema_feature"),
+    ("S17 too narrow", {"type": "number", "minimum": 0.1234567891, "maximum": 0.1234567893},
+     "unsupported_schema_feature"),
+    ("S17 too narrow below 0", {"type": "number", "minimum": -1e-7, "exclusiveMaximum": 0},
+     "unsupported_schema_feature"),
+    ("S06 int32", {"type": "integer", "format": "int32", "minimum": 2**31}, "unsatisfiable_schema"),
+    ("S17 names and properties", obj({"a": NULL}, propertyNames={"maxLength": 2}), "unsupported_schema_feature"),
+    ("S17 names of no string", {"type": "object", "propertyNames": {"enum": [1]}}, "unsupported_schema_feature"),
+    ("S17 names by choice", {"type": "object", "propertyNames": {"anyOf": [{"const": "a"}]}},
+     "unsupported_schema_feature"),
+    ("S17 fewest names", {"type": "object", "propertyNames": {"minLength": 1}, "minProperties": 2},
+     "unsupported_schema_feature"),
+    ("S17 two patterns", {"type": "object", "patternProperties": {"a": NULL, "b": NULL}}, "unsupported_schema_feature"),
+    ("S17 patterns and properties", obj({"a": NULL}, patternProperties={"b": NULL}), "unsupported_schema_feature"),
+    ("S17 lookahead of a name", {"type": "object", "patternProperties": {"(?=a)b": NULL}},
+     "unsupported_schema_feature"),
+    ("S17 into an annotation", {"$ref": "#/default", "default": {"type": "string", "maxLength": 3}},
+     "unsupported_schema_feature"),
+    ("S17 into an extension", {"$ref": "#/x-d", "x-d": NULL}, "unsupported_schema_feature"),
     ("S17 unknown", {"type": "string", "colour": "red"}, "unsupported_schema_feature"),
     ("S17 a slash is no escape", {"$ref": "#/properties/a/b", "properties": {"a/b": NULL, "a": {"b": {"not": {}}}}},
      "unsupported_schema_feature"),
@@ -159,13 +193,72 @@ def test_every_keyword_of_the_dialect_is_decided() -> None:
         {"oneOf": [{"type": "string"}, {"type": ["integer", "null"]}]},
         {"oneOf": [{"const": "a"}, {"enum": ["b", None]}]},
         {"oneOf": [{"type": "boolean"}, {"const": "no"}, {"enum": [1, 2]}]},
-        {"type": "string", "pattern": r"^([0-9]{1,3}\.){3}[0-9]{1,3}$"},
-        *({"type": "string", "format": name} for name in sorted(FORMATS)),
+        *({"type": "string", "format": name} for name in sorted(SHAPES)),
+        {"type": "object", "propertyNames": {"$ref": "#/$defs/a"}, "$defs": {"a": {"type": "string", "enum": ["x"]}}},
+        {"type": "object", "x-order": 1, "properties": {"a": {"type": "integer", "example": 3}}},
         nested(15),
     ],
 )
 def test_accepted_as_it_stands(schema: Any) -> None:
     assert json.loads(check_schema(schema)) == schema
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "string", "format": "date", "minLength": 1},
+        {"type": "string", "format": "uri", "minLength": 1},  # pydantic's AnyUrl
+        {"type": "string", "format": "uuid", "minLength": 36, "maxLength": 36},
+        {"type": "string", "format": "path"},
+        {"type": "string", "format": "password", "maxLength": 20},
+        {"type": "number", "format": "double"},
+        {"type": ["integer", "null"], "format": "int32", "minimum": 0},
+        {"type": "object", "additionalProperties": NULL, "propertyNames": {"minLength": 1}},
+        {"type": "object", "additionalProperties": NULL, "propertyNames": {"type": "string"}, "minProperties": 0},
+        {"type": "object", "patternProperties": {"^[a-z]+$": NULL}},
+        obj({f"p{i}": {"type": "string", "minLength": 1} for i in range(20)}),
+        {"type": "string", "format": "nanoid", "pattern": "^[a-zA-Z0-9_-]{21}$"},  # Zod's
+    ],
+)
+def test_accepted(schema: Any) -> None:
+    Draft202012Validator.check_schema(schema)
+    Draft202012Validator.check_schema(json.loads(check_schema(schema)))
+
+
+def test_names_that_are_listed_become_properties() -> None:
+    listed = {"type": "object", "propertyNames": {"enum": ["a", "b"]}, "additionalProperties": NULL, "required": ["a"]}
+    assert json.loads(check_schema(listed)) == obj({"a": NULL, "b": NULL}, additionalProperties=False, required=["a"])
+
+
+@pytest.mark.parametrize("name", ["Plain", "Many", "Named", "Narrow"])
+def test_models_of_pydantic_are_taken(name: str) -> None:
+    class Colour(Enum):
+        RED = "red"
+
+    class Plain(BaseModel):
+        when: datetime.datetime
+        day: datetime.date | None = None
+        number: uuid.UUID
+        site: AnyUrl
+        price: Decimal
+
+    class Many(BaseModel):
+        by_colour: dict[Colour, int]
+        by_word: dict[Literal["a", "b"], list[Plain]]
+        by_code: dict[Annotated[str, StringConstraints(pattern="^[A-Z]{2}$")], float]
+        by_number: dict[uuid.UUID, bool]
+
+    class Named(BaseModel):
+        secret: SecretStr
+        where: Path
+        note: Annotated[str, Field(min_length=1, json_schema_extra={"example": "x", "x-rank": 1})]
+
+    class Narrow(BaseModel):
+        pair: tuple[int, Literal["x"]]
+        address: IPv4Address
+        share: Annotated[float, Field(gt=0, lt=1)]
+
+    check_schema({each.__name__: each for each in (Plain, Many, Named, Narrow)}[name].model_json_schema())
 
 
 def test_bounds_of_length_become_patterns_wherever_they_stand() -> None:

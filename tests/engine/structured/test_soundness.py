@@ -16,7 +16,7 @@ from engine.structured.refusal import NotEnforceable
 from engine.structured.schema import check_schema
 
 END = "<end>"
-VOCABULARY = [*map(chr, range(32, 127)), "é", "\n", "{}", "[]", '": "', '","', END]
+VOCABULARY = [*map(chr, range(32, 127)), "é", "\n", "\x1b", "\u2028", "\u0663", "{}", "[]", '": "', '","', END]
 STEPS = 300
 
 
@@ -60,6 +60,8 @@ def assert_sound(compiler: xgrammar.GrammarCompiler, schema: Any, tries: int = 8
 
 NUMBERS = st.integers(-1000, 1000) | st.floats(-50, 50).map(lambda value: round(value, 2))
 LITERALS = st.none() | st.booleans() | st.integers(-99, 99) | st.text('abé"\\\n/', max_size=3)
+PATTERNS = ["^[a-c]+$", "x?y", r"^\d{2,3}-\w$", "^(ab|c)*$", "^[^a]{2}$", "^a(bc+)?$", r"^(\W*b)?$"]
+LISTED = st.sampled_from([{"enum": ["a", "é"]}, {"minLength": 2}, {"pattern": "^b?c$"}, {"type": "string"}])
 NAMES = st.sampled_from(["a", "b", 'c"', "d\\", "é", "x/y"])
 
 
@@ -80,14 +82,21 @@ def objects(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
         properties, words, required = found
         return {"type": "object", "properties": properties, "required": list(properties)[:required], **words}
 
-    return st.tuples(st.dictionaries(NAMES, inner, max_size=3), more, st.integers(0, 3)).map(build)
+    described = st.one_of(
+        inner.map(lambda each: {"patternProperties": {"^[ab]+$": each}}),
+        st.tuples(LISTED, inner).map(lambda found: {"propertyNames": found[0], "additionalProperties": found[1]}),
+    )
+    return st.tuples(st.dictionaries(NAMES, inner, max_size=3), more, st.integers(0, 3)).map(build) | typed(
+        "object", described
+    )
 
 
 LEAVES = st.one_of(
     typed("null", st.just({})),
     typed("boolean", st.just({})),
     typed("string", optional(minLength=st.integers(0, 3), maxLength=st.integers(0, 5))),
-    typed("string", optional(pattern=st.sampled_from(["^[a-c]+$", "x?y", r"^\d{2,3}-\w$", "^(ab|c)*$", "^[^a]{2}$"]))),
+    typed("string", optional(pattern=st.sampled_from(PATTERNS))),
+    typed("string", optional(format=st.sampled_from(["date", "time", "json-pointer", "ipv4", "path"]))),
     typed("integer", optional(minimum=st.integers(-999, 999), maximum=st.integers(-999, 9999))),
     typed("integer", optional(exclusiveMinimum=st.integers(-99, 99), exclusiveMaximum=st.integers(-99, 999))),
     typed("number", optional(minimum=NUMBERS, maximum=NUMBERS)),

@@ -73,6 +73,18 @@ def test_a_palette_with_a_transparent_colour_is_on_white() -> None:
     assert first_pixel(seen(picture("PNG", (2, 2), 0, "P", transparency=0))) == (255, 255, 255)
 
 
+def test_a_transparent_colour_of_sixteen_bits_is_on_white() -> None:
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    colour = struct.pack(">HHH", 0xFFFF, 0, 0x8000)
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress(b"\0" + colour)) + chunk(b"IEND", b"")
+    start = b"\x89PNG\r\n\x1a\n" + head
+    assert first_pixel(seen(start + pixels)) == (255, 0, 128)
+    assert first_pixel(seen(start + chunk(b"tRNS", colour) + pixels)) == (255, 255, 255)
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 999), (999, 1)])
 def test_thin_ones(size: tuple[int, int]) -> None:
     image = seen(picture("PNG", size))
