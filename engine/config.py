@@ -16,7 +16,7 @@ import psutil
 from engine.adapters.manager import AdapterOptions
 from engine.artifacts.convert import unservable
 from engine.layout import Layout, objections
-from engine.machine import available_memory
+from engine.machine import available_memory, multiplies_bfloat16
 from engine.transfer import transfer_config
 from engine.types import EngineUnavailable, ModelKind
 
@@ -29,6 +29,8 @@ GENERIC: Final = "generic"
 #: What the engine core and worker need beside weights and KV cache, measured on a 2-core CPU.
 OVERHEAD_BYTES: Final = int(1.5 * GIB)
 MAX_CPU_CONTEXT: Final = 8192
+#: Most of all memory that weights may take for the sake of float32.
+WIDE_SHARE: Final = 0.2
 #: Pieces of 30 s of sound that are transcribed at once.
 MAX_WINDOWS: Final = 16
 #: Kinds of models that do not generate.
@@ -225,8 +227,7 @@ def _cpu_defaults(config: EngineConfig, layout: Layout) -> dict[str, Any]:
     memory = psutil.virtual_memory()
     defaults: dict[str, Any] = {
         "enforce_eager": True,
-        # A vector is compared digit by digit, and a model of one pass gains little from half the bytes.
-        "dtype": "float32" if config.pools else "bfloat16",
+        "dtype": _cpu_dtype(config),
         # vLLM reads this as a share of all memory that must be free when each of its processes starts.
         "gpu_memory_utilization": round(min(0.9, max(0.05, needed_bytes(config) / layout.devices / memory.total)), 3),
         "kv_cache_memory_bytes": GIB if config.pools else _kv_cache_bytes(config),
@@ -242,8 +243,32 @@ def needed_bytes(config: EngineConfig) -> int:
     """What ``config`` is expected to take on a CPU: weights, KV cache and the engine itself, in all its processes."""
     layout = Layout.of(config.arguments)
     cache = 0 if config.pools else _kv_cache_bytes(config)
-    weights = int(weights_bytes(config.model) * 1.3) * layout.data
+    weights = int(_weights_in_memory(config, _cpu_dtype(config)) * 1.3) * layout.data
     return weights + (cache + OVERHEAD_BYTES) * layout.devices
+
+
+def _cpu_dtype(config: EngineConfig) -> str:
+    """float32 where that is better on this processor and the larger weights leave room, else bfloat16."""
+    if (given := config.arguments.get("dtype")) is not None:
+        return str(given)
+    if config.pools:
+        # A vector is compared digit by digit, and a model of one pass gains little from half the bytes.
+        return "float32"
+    wide = _weights_in_memory(config, "float32")
+    if multiplies_bfloat16() or wide == 0 or wide > psutil.virtual_memory().total * WIDE_SHARE:
+        return "bfloat16"
+    return "float32"
+
+
+def _weights_in_memory(config: EngineConfig, dtype: str) -> int:
+    """Bytes of the weights once they are of ``dtype``; files of 16 bits are assumed where the model does not say."""
+    doubled = dtype in ("float32", "float") and _stored_dtype(config.model) != "float32"
+    return weights_bytes(config.model) * (2 if doubled else 1)
+
+
+def _stored_dtype(model: str) -> object:
+    said = _model_config(model)
+    return said.get("dtype") or said.get("torch_dtype")
 
 
 def _kv_cache_bytes(config: EngineConfig) -> int:
@@ -261,8 +286,12 @@ def weights_bytes(model: str) -> int:
 
 
 def _native_context(model: str) -> int | None:
-    file = Path(model) / "config.json"
-    if not file.is_file():
-        return None
-    value = json.loads(file.read_text("utf-8")).get("max_position_embeddings")
+    value = _model_config(model).get("max_position_embeddings")
     return value if isinstance(value, int) else None
+
+
+def _model_config(model: str) -> dict[str, Any]:
+    """A local model's ``config.json``; empty for a hub id."""
+    file = Path(model) / "config.json"
+    said = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    return said if isinstance(said, dict) else {}

@@ -22,7 +22,7 @@ from loadtest.answers import InvalidRunError
 from loadtest.client import Target
 from loadtest.machine import describe, machine_facts
 from loadtest.page import page
-from loadtest.processes import Launch, ServerProcess, StartError, free_port, front_end
+from loadtest.processes import Launch, ServerProcess, StartError, free_port, front_end, wait_for_rest
 from loadtest.report import Results, Visit, render
 from loadtest.systems import ENGINE_ARGUMENTS, ENVIRONMENT, ROOT, SYSTEMS, Place, System, environment
 from loadtest.toy import toy_model
@@ -35,6 +35,7 @@ TITLES: Final = {name: system.title for name, system in SYSTEMS.items()} | {
 WITHOUT_MODEL: Final = frozenset(name for name, system in SYSTEMS.items() if not system.has_model)
 DEFAULT_SYSTEMS: Final = "sluice,tenants,vllm,direct,stub"
 START_TIMEOUT: Final = 150.0
+REST_TIMEOUT: Final = 60.0
 QUIET_LOAD: Final = 0.5
 
 
@@ -50,6 +51,8 @@ def visit_server(system: System, place: Place, work: Workload) -> Figures:
             return bool(target.model) and serves(target)
 
         server.wait_until(ready, START_TIMEOUT)
+        if not wait_for_rest(lambda: front_end(server.tree()), REST_TIMEOUT):
+            _progress(f"{system.name} did not come to rest within {REST_TIMEOUT:.0f} s of its start")
         return measure(target, front_end(server.tree()), work)
     except InvalidRunError as error:
         raise InvalidRunError(f"{error}\n{server.log_tail()}") from error

@@ -54,8 +54,8 @@ WORDS: Final = [
     "sea",
     ".",
 ]
-#: Common words stand for a violation, so that every text has one before long.
-PLANTED: Final = r"\b(?:two|the|and|of)\b"
+#: Stands for a violation.
+PLANTED: Final = "zorblax"
 OFF: Final = GuardPolicies.model_validate({"policy": {"input": False}}).policies()
 INPUT: Final = GuardPolicies.model_validate({"policy": {"timeout": 30.0, "risks": {"jailbreaking": 0.999}}}).policies()
 OUTPUT: Final = GuardPolicies.model_validate(
@@ -150,7 +150,7 @@ class _Nowhere:
 
 async def output_cpu(window: int, tokens: int = 4000) -> float:
     """Microseconds of CPU per token of the hold-back with rules, above the same loop without it."""
-    rules = Rules("bench", {"planted": "zorblax"}, secrets=True, pii=True)
+    rules = Rules("bench", {"planted": PLANTED}, secrets=True, pii=True)
     risks = sorted(rules.risks)
 
     async def judge(texts: Any) -> list[Ruling]:
@@ -181,12 +181,13 @@ async def bare_cpu(tokens: int = 4000) -> float:
 
 
 async def saved(live: Live) -> dict[str, float]:
-    """A model that says a planted word early in what could be 200 tokens: how many of them were never computed."""
+    """A model held to say a planted word early in what could be 200 tokens: how many of them were never computed."""
     guardian_of(live).policies = OUTPUT
     before = live.metric("sluice_guard_tokens_saved_total")
-    question = "Count in words from one to one hundred, separated by commas."
+    question = "Say something."
+    early = {"regex": f"[a-z ]{{40}} {PLANTED} [a-z ]*"}
     answer = await Client("127.0.0.1", live.port, KEY, timeout=300).stream(
-        "/v1/chat/completions", body(question, max_tokens=200, ignore_eos=True)
+        "/v1/chat/completions", body(question, max_tokens=200, ignore_eos=True, structured_outputs=early)
     )
     cut = '"finish_reason":"content_filter"' in "\n".join(answer.events)
     return {"bound": 200, "saved": live.metric("sluice_guard_tokens_saved_total") - before, "cut": cut}

@@ -111,6 +111,22 @@ def cpu_seconds(processes: Sequence[psutil.Process]) -> float:
     return sum(time.clock_gettime((~process.pid << 3) | 2) for process in processes)
 
 
+def wait_for_rest(list_processes: Callable[[], Sequence[psutil.Process]], timeout: float) -> bool:
+    """Wait until they use less than 5 % of a core for a second: what a start leaves to do is no cost of requests.
+
+    Returns False when that did not come within ``timeout`` seconds.
+    """
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        processes = list_processes()
+        with suppress(OSError):  # one of them ended meanwhile
+            before = cpu_seconds(processes)
+            time.sleep(1.0)
+            if cpu_seconds(processes) - before < 0.05:
+                return True
+    return False
+
+
 def resident_mib(processes: Sequence[psutil.Process]) -> float:
     """Resident memory in MiB."""
     return sum(process.memory_info().rss for process in processes) / 2**20

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from engine import config
@@ -14,6 +15,7 @@ from engine.config import (
     check_versions,
     engine_arguments,
     kind_of,
+    needed_bytes,
     prepare_environment,
 )
 from engine.types import EngineUnavailable, RequestRejected, Sampling
@@ -57,6 +59,34 @@ def test_the_operators_arguments_win(tmp_path: Path, monkeypatch: pytest.MonkeyP
     chosen = engine_arguments(EngineConfig(str(tmp_path), "m", mine))
     assert (chosen["max_model_len"], chosen["enforce_eager"]) == (64, False)
     assert chosen["model"] == str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("native", "stored", "size", "dtype"),
+    [
+        (True, "bfloat16", 1000, "bfloat16"),
+        (False, "bfloat16", 1000, "float32"),
+        (False, None, 1000, "float32"),
+        (False, "bfloat16", 11_000, "bfloat16"),  # twice as much would be more than a fifth of the memory
+        (False, "float32", 11_000, "float32"),
+        (False, "bfloat16", 0, "bfloat16"),  # a hub id: its size is not known yet
+    ],
+)
+def test_a_processor_without_bfloat16_computes_in_float32(
+    native: bool, stored: str | None, size: int, dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.config.multiplies_bfloat16", lambda: native)
+    memory = psutil.virtual_memory()._replace(total=100_000)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
+    (tmp_path / "config.json").write_text(json.dumps({"torch_dtype": stored}))
+    (tmp_path / "model.safetensors").write_bytes(b"\0" * size)
+    model = EngineConfig(str(tmp_path), "m")
+    assert engine_arguments(model)["dtype"] == dtype
+    bare = needed_bytes(EngineConfig(str(tmp_path / "elsewhere"), "m"))
+    in_memory = size * 2 if (dtype, stored) == ("float32", "bfloat16") or (dtype == "float32" and not stored) else size
+    assert needed_bytes(model) - bare == int(in_memory * 1.3)
+    assert engine_arguments(EngineConfig(str(tmp_path), "m", {"dtype": "float16"}))["dtype"] == "float16"
 
 
 @pytest.mark.parametrize("field", ["max_tokens", "seed", "top_k"])

@@ -6,7 +6,16 @@ from pathlib import Path
 import psutil
 import pytest
 
-from loadtest.processes import Launch, ServerProcess, StartError, cpu_seconds, free_port, front_end, resident_mib
+from loadtest.processes import (
+    Launch,
+    ServerProcess,
+    StartError,
+    cpu_seconds,
+    free_port,
+    front_end,
+    resident_mib,
+    wait_for_rest,
+)
 
 #: A server that starts a child in a session of its own, names its pid in a file, and ignores SIGTERM in the child.
 STUBBORN = """
@@ -55,6 +64,16 @@ def test_the_cpu_clock_is_the_process_s_own() -> None:
     sum(range(2_000_000))
     own_spent, spent = time.process_time() - own, cpu_seconds(me) - before
     assert spent == pytest.approx(own_spent, rel=0.2)
+
+
+def test_what_is_still_starting_is_not_at_rest(tmp_path: Path) -> None:
+    """A burst of two seconds of CPU after the start, then nothing."""
+    busy = "import time\nwhile time.process_time() < 2: pass\ntime.sleep(60)"
+    server = start(tmp_path, busy)
+    assert not wait_for_rest(server.tree, timeout=0.5)
+    assert wait_for_rest(server.tree, timeout=50)
+    assert cpu_seconds(server.tree()) >= 2
+    server.stop()
 
 
 def test_resident_memory_is_in_mebibytes() -> None:
