@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import re
+import shutil
+import tempfile
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -21,6 +24,8 @@ from engine.transfer import transfer_config
 from engine.types import EngineUnavailable, ModelKind
 
 TESTED_VLLM: Final = "0.32.0"
+#: Names vLLM's directory of sockets.
+SOCKETS: Final = "VLLM_RPC_BASE_PATH"
 GIB: Final = 1024**3
 #: Let the model's chat template tell which tool parser reads its answers.
 AUTOMATIC: Final = "auto"
@@ -147,6 +152,19 @@ def prepare_environment(environ: MutableMapping[str, str], *, model_is_local: bo
         defaults["TORCH_COMPILE_DISABLE"] = "1"
     for name, value in defaults.items():
         environ.setdefault(name, value)
+
+
+def keep_sockets_private(environ: MutableMapping[str, str]) -> None:
+    """Put the sockets between the engine's processes where only this user can come, until this process ends.
+
+    vLLM's own place for them is the directory for everybody's temporary files, and who can write to one talks to the
+    engine. What the operator has set stays.
+    """
+    if SOCKETS in environ:
+        return
+    directory = tempfile.mkdtemp(prefix="sluice-")  # mode 0700
+    environ[SOCKETS] = directory
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
 
 
 def engine_arguments(config: EngineConfig) -> dict[str, Any]:

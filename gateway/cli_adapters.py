@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import typer
 
@@ -57,7 +58,7 @@ def adapters_app(load: Callable[[Path | None], Settings]) -> typer.Typer:
     ) -> None:
         """Remove an adapter."""
         query = "?drain=true" if drain else ""
-        _show([api(config, url).ask("DELETE", f"/v1/adapters/{name}{query}")], as_json)
+        _show([api(config, url).ask("DELETE", f"/v1/adapters/{quote(name, safe='')}{query}")], as_json)
 
     @app.command()
     def pin(
@@ -68,7 +69,7 @@ def adapters_app(load: Callable[[Path | None], Settings]) -> typer.Typer:
         config: Config = None,
     ) -> None:
         """Keep an adapter in the engine."""
-        _show([api(config, url).ask("PATCH", f"/v1/adapters/{name}", {"pinned": not off})], as_json)
+        _show([api(config, url).ask("PATCH", f"/v1/adapters/{quote(name, safe='')}", {"pinned": not off})], as_json)
 
     return app
 

@@ -31,17 +31,20 @@ class RunningServer:
     def __init__(self, settings: Settings, url: str | None) -> None:
         key = settings.static_key() or _development_key(settings)
         host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)  # noqa: S104
-        self._client = httpx.Client(
-            base_url=url or f"http://{host}:{settings.port}",
-            headers={"authorization": f"Bearer {key}"} if key else {},
-            timeout=_TIMEOUT,
-        )
+        try:
+            self._client = httpx.Client(
+                base_url=url or f"http://{host}:{settings.port}",
+                headers={"authorization": f"Bearer {key}"} if key else {},
+                timeout=_TIMEOUT,
+            )
+        except httpx.InvalidURL as error:
+            raise failed(f"--url: {error}: {url}", EXIT_USAGE) from None
 
     def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         """The answer. Exits with a line that says what is wrong."""
         try:
             answer = self._client.request(method, path, json=body)
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise failed(f"{self._client.base_url} does not answer: {error}", EXIT_FAILED) from None
         return _understood(answer, str(self._client.base_url))
 
@@ -66,11 +69,13 @@ def _understood(answer: httpx.Response, server: str) -> Any:
         value = answer.json()
     except ValueError:
         raise failed(f"{server} is not a Sluice server", EXIT_FAILED) from None
-    if answer.is_success:
+    if answer.is_success and isinstance(value, dict):
         return value
-    fault = value.get("error") or {}
+    fault = value.get("error") if isinstance(value, dict) else None
+    if not isinstance(fault, dict) or "message" not in fault:
+        raise failed(f"{server} is not a Sluice server: it answered {answer.status_code}", EXIT_FAILED)
     param = f"{fault['param']}: " if fault.get("param") else ""
-    raise failed(f"{param}{fault.get('message')}", EXIT_USAGE if answer.status_code in (400, 422) else EXIT_FAILED)
+    raise failed(f"{param}{fault['message']}", EXIT_USAGE if answer.status_code in (400, 422) else EXIT_FAILED)
 
 
 def _development_key(settings: Settings) -> str | None:

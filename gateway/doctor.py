@@ -25,6 +25,7 @@ from engine.memory import devices
 from engine.types import EngineUnavailable
 from gateway.access.secret import KEYS, deployment_secret
 from gateway.engines import Served
+from gateway.floors import too_old
 from gateway.limits.client import connector
 from gateway.settings import Settings, SettingsError
 from gateway.store.database import Database, StoreUnavailable
@@ -69,6 +70,7 @@ def _findings(settings: Settings) -> Iterator[Finding]:
     yield _python()
     yield _hardware()
     yield _engine_versions()
+    yield from _old_libraries()
     yield _switches()
     if on_cpu():
         yield from _cuda_builds()
@@ -98,6 +100,13 @@ def _engine_versions() -> Finding:
     except EngineUnavailable as error:
         return Finding(False, str(error), "run `make serve`, or install the extra for this machine")
     return Finding(True, "engine: " + ", ".join(f"{name} {found}" for name, found in versions() if "vllm" in name))
+
+
+def _old_libraries() -> Iterator[Finding]:
+    old = list(too_old())
+    if not old:
+        yield Finding(True, "no library has a published fault that is known here")
+    yield from (Finding(False, each, "run `make serve`, or install from requirements/") for each in old)
 
 
 def _switches() -> Finding:

@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.adapters.manager import AdapterOptions
-from engine.config import EngineConfig, check_environment, check_versions, kind_of, prepare_environment, require_files
+from engine.config import (
+    EngineConfig,
+    check_environment,
+    check_versions,
+    keep_sockets_private,
+    kind_of,
+    prepare_environment,
+    require_files,
+)
 from engine.types import ModelKind
 from gateway.settings import Settings
 
@@ -62,6 +70,7 @@ def shared_engines(settings: Settings, model: Served) -> SharedEngines:
 def _prepare(settings: Settings, models: Sequence[Served]) -> None:
     local = all(Path(model.path).is_absolute() or Path(model.path).is_dir() for model in models)
     prepare_environment(os.environ, model_is_local=local and not settings.adapters.allow_hub)
+    keep_sockets_private(os.environ)
 
 
 def build_pool(

@@ -24,6 +24,10 @@ INVALID_REQUEST: Final = "invalid_request_error"
 PERMISSION: Final = "permission_error"
 SERVER: Final = "server_error"
 
+#: What asking again does not mend. A body that came too slowly (408) may come in time the next time; what is not
+#: configured (501) will not be, although clients retry everything from 500 on.
+_LASTING: Final = (frozenset(range(400, 500)) - {408}) | {501}
+
 
 class ErrorVerdict(msgspec.Struct, frozen=True):
     """One verdict of the guard. ``confidence`` is of the verdict, in 0 to 1."""
@@ -97,7 +101,7 @@ class ApiError(Exception):
         if self.retry_after is not None:
             seconds = max(1, math.ceil(self.retry_after))
             out.append((b"retry-after", b"%d" % (seconds + random.randint(0, min(seconds // 4, MAX_SPREAD)))))  # noqa: S311
-        elif 400 <= self.status < 500:
+        elif self.status in _LASTING:
             out.append((b"x-should-retry", b"false"))
         if self.close:
             out.append((b"connection", b"close"))

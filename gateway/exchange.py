@@ -97,11 +97,13 @@ class Exchange:
     # -- the request --------------------------------------------------------------------------------------------
 
     def header(self, name: bytes) -> bytes | None:
-        """The first header of that (lower-case) name."""
-        for key, value in self.scope["headers"]:
-            if key == name:
-                return bytes(value)
-        return None
+        """The header of that (lower-case) name, without blanks around it.
+
+        Several of one name are one list (RFC 9110, section 5.2), whatever another reader would take for it: so what may
+        be there once only is then no good value.
+        """
+        found = [value.strip(b" \t") for key, value in self.scope["headers"] if key == name]
+        return b", ".join(found) if found else None
 
     async def json_body(self, limit: int) -> bytes:
         """The whole body. Raises :class:`ApiError` 415 for other media, 413 beyond ``limit`` bytes."""
@@ -132,7 +134,7 @@ class Exchange:
             more = message["more_body"]
 
     def _require_plain(self) -> None:
-        if self.header(b"content-encoding") not in (None, b"identity"):
+        if (self.header(b"content-encoding") or b"identity").lower() != b"identity":
             raise ApiError(415, "Send the body without Content-Encoding.", code="unsupported_content_encoding")
 
     def deadline(self, default: float) -> float:

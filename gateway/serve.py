@@ -23,6 +23,7 @@ from engine.types import EngineUnavailable
 from gateway.access.secret import KEYS, DeploymentSecret, deployment_secret
 from gateway.app import NO_AUTHENTICATION, create_app
 from gateway.engines import Served, build_pool, first_served
+from gateway.floors import too_old
 from gateway.guardian.build import SAMPLE_MODEL
 from gateway.http.listener import AddressUnavailableError
 from gateway.lifecycle import Gateway
@@ -75,6 +76,9 @@ def run(settings: Settings, read: Callable[[], Settings], files: Sequence[Path] 
 
     Raises :class:`SettingsError`.
     """
+    if old := list(too_old()):
+        sys.stderr.writelines(f"sluice: {each}\n" for each in old)
+        return EXIT_FAILED
     settings, made_key = _with_development_key(settings)
     secret = deployment_secret(settings.deployment_secret(), settings.state_dir)
     _require_authentication(settings, secret)
@@ -181,15 +185,24 @@ def _with_development_key(settings: Settings) -> tuple[Settings, Path | None]:
     if not settings.dev or settings.static_key() is not None or settings.allow_no_auth:
         return settings, None
     path = settings.state_dir / "dev-key"
-    if not path.exists():
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        key = f"sk-dev-{secrets.token_urlsafe(24)}"
-        with suppress(FileExistsError):
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "w") as file:
-                file.write(key + "\n")
-    key = path.read_text("utf-8").strip()
+    try:
+        _make_development_key(path)
+        key = path.read_text("utf-8").strip()
+    except OSError as error:
+        raise SettingsError(f"state_dir: {error.strerror}: {path}") from error
+    if not key:
+        raise SettingsError(f"state_dir: {path} is empty; remove it, and a new key is made")
     return settings.model_copy(update={"api_key": SecretStr(key)}), path
+
+
+def _make_development_key(path: Path) -> None:
+    if path.exists():
+        return
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(f"sk-dev-{secrets.token_urlsafe(24)}\n")
 
 
 def _resolve_models(settings: Settings) -> list[Served]:

@@ -16,7 +16,9 @@ class HttpBounds:
     ``write_stall_timeout``: a peer that leaves the send buffer full this long, draining less than ``min_rate``,
     is cut. ``send_buffer_bytes`` bounds what one connection may keep unsent (kernel and process together).
     ``linger_timeout`` and ``linger_bytes``: how long and how much input is read and dropped so that a peer that
-    is still sending gets to read the answer. ``allowed_hosts``: host names without port; None allows any.
+    is still sending gets to read the answer: clients that send a body larger than allowed read nothing before its end.
+    ``discard_bytes``: the rest of a body that is read and dropped so that its connection can be used again.
+    ``allowed_hosts``: host names without port; None allows any.
     ``shared_port``: other processes of ours listen on the same port, and the kernel divides what comes (SO_REUSEPORT).
     """
 
@@ -36,7 +38,8 @@ class HttpBounds:
     write_stall_timeout: float = 30.0
     send_buffer_bytes: int = 262_144
     linger_timeout: float = 2.0
-    linger_bytes: int = 65_536
+    linger_bytes: int = 32 * 1024 * 1024
+    discard_bytes: int = 65_536
     sweep_interval: float = 0.25
     allowed_hosts: tuple[str, ...] | None = None
     shared_port: bool = False

@@ -217,7 +217,7 @@ class RequestCycle(ResponseWriter):
         if self._shared.draining or not self._head.keep_alive:
             return False
         return self._body.complete or (
-            not self.withholds_continue and self._body.discardable(self._shared.bounds.linger_bytes)
+            not self.withholds_continue and self._body.discardable(self._shared.bounds.discard_bytes)
         )
 
     def _completed(self) -> None:

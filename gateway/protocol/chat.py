@@ -35,6 +35,7 @@ from gateway.protocol.tools import (
     tool_use,
 )
 from gateway.protocol.validation import (
+    NO_MARKS,
     Problem,
     array_too_long,
     bad_value,
@@ -140,9 +141,7 @@ class Message(BaseModel):
         "Required, except for an assistant that called tools.",
     )
     # OpenAI's own pattern for names; it also keeps the marks of chat templates out.
-    name: str | None = Field(
-        None, max_length=64, pattern=r"^[^\s<|\\/>]+$", description="Tells speakers of one role apart."
-    )
+    name: str | None = Field(None, max_length=64, pattern=NO_MARKS, description="Tells speakers of one role apart.")
     tool_calls: Annotated[list[MessageToolCall], FailFast(), Field(max_length=MAX_CALLS)] = Field(
         default_factory=list, description="Of an assistant: the calls that it made."
     )

@@ -6,6 +6,7 @@ Expected an array with maximum length 128, but got an array with length 200 inst
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -35,6 +36,24 @@ _EXPECTED: Final = {
     "list_type": "an array",
     "dict_type": "an object",
     "model_type": "an object",
+}
+
+#: Patterns that say less than words do.
+NO_MARKS: Final = r"^[^\s\x00-\x1f\x7f<|\\/>]+$"
+_PATTERNS: Final = {
+    NO_MARKS: "It must not be empty or have white space, a control character or one of < | > \\ /.",
+    r"^[0-9a-f]{64}$": "Expected 64 hexadecimal digits in lower case.",
+}
+
+# What texts of a query string cannot be read as.
+_READ_AS: Final = {
+    "int_parsing": "an integer",
+    "int_parsing_size": "an integer",
+    "float_parsing": "a number",
+    "finite_number": "a finite number",
+    "bool_parsing": "true or false",
+    "date_from_datetime_parsing": "a day of the calendar",
+    "date_parsing": "a day of the calendar",
 }
 
 # Where a code is worth telling before another: first that a field is not there to be told about, then types.
@@ -215,11 +234,16 @@ def _problem(detail: ErrorDetails, context: dict[str, Any]) -> Problem:
         case "string_too_long":
             return string_too_long(context["max_length"], len(value))
         case "string_pattern_mismatch":
-            return bad_value("It must not be empty or have white space or one of < | > \\ /.")
+            return bad_value(_PATTERNS.get(context["pattern"], f"Expected text like {context['pattern']}."))
         case "literal_error":
             return not_one_of(value, context["expected"])
+        case "float_type" if type(value) is int:
+            # Integers are decimals too; this one is beyond what a double can be.
+            return above(sys.float_info.max, value) if value > 0 else below(-sys.float_info.max, value)
         case kind if kind in _EXPECTED:
             return wrong_type(_EXPECTED[kind], value)
+        case kind if kind in _READ_AS:
+            return bad_value(f"Expected {_READ_AS[kind]}.")
         case _:
             return bad_value("The value is not valid.")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import html
+import threading
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
 from importlib import metadata
@@ -114,12 +115,14 @@ def version_route(engine_version: str) -> Route:
 def document_routes(describe: Callable[[], dict[str, Any]], worker: Executor, *, page: bool) -> list[Route]:
     """GET /openapi.yaml, and in development GET /docs: one page without scripts or outside resources."""
 
+    written, drawn = _Once(lambda: _yaml(describe)), _Once(lambda: _page(describe))
+
     async def show_yaml(exchange: Exchange) -> None:
-        text = await asyncio.get_running_loop().run_in_executor(worker, _yaml, describe)
+        text = await asyncio.get_running_loop().run_in_executor(worker, written.text)
         exchange.respond(200, text, [(b"content-type", b"application/yaml")])
 
     async def show_page(exchange: Exchange) -> None:
-        text = await asyncio.get_running_loop().run_in_executor(worker, _page, describe)
+        text = await asyncio.get_running_loop().run_in_executor(worker, drawn.text)
         policy = b"default-src 'none'; style-src 'unsafe-inline'"
         headers = [(b"content-type", b"text/html; charset=utf-8"), (b"content-security-policy", policy)]
         exchange.respond(200, text, headers)
@@ -130,6 +133,22 @@ def document_routes(describe: Callable[[], dict[str, Any]], worker: Executor, *,
     if page:
         routes.append(Route("GET", "/docs", show_page, "This document for people", media_type="text/html", **PUBLIC))
     return routes
+
+
+class _Once:
+    """A text that is costly to make and never changes: whoever asks, with a key or without, costs nothing more."""
+
+    def __init__(self, make: Callable[[], bytes]) -> None:
+        self._make = make
+        self._lock = threading.Lock()
+        self._text: bytes | None = None
+
+    def text(self) -> bytes:
+        """The text. Blocks while another thread makes it."""
+        with self._lock:
+            if self._text is None:
+                self._text = self._make()
+            return self._text
 
 
 def unwell(models: Sequence[ModelInfo]) -> list[str]:

@@ -10,7 +10,7 @@ from gateway.settings.section import Section
 class HttpSettings(Section):
     """Bounds of the HTTP front. Times in seconds, sizes in bytes."""
 
-    max_header_bytes: int = Field(32_768, ge=1024, description="Request line and headers together.")
+    max_header_bytes: int = Field(32_768, ge=1024, description="All header lines of one request together.")
     max_header_line: int = Field(16_384, ge=256, description="One header line.")
     max_headers: int = Field(100, ge=1, description="Header lines of one request.")
     max_body_bytes: int = Field(10 * 1024 * 1024, ge=1024, description="A JSON body.")

@@ -30,7 +30,14 @@ def read_arguments(value: Any) -> Any:
     """Engine arguments: the environment gives text; vLLM wants numbers and booleans."""
     if not isinstance(value, dict):
         return value
-    return {name: yaml.safe_load(each) if isinstance(each, str) else each for name, each in value.items()}
+    return {name: _read_text(name, each) if isinstance(each, str) else each for name, each in value.items()}
+
+
+def _read_text(name: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ValueError(f"{name}: neither text nor YAML: {text[:64]!r}") from None
 
 
 class ModelSettings(Section):

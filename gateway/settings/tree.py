@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, get_args
 
 import yaml
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import SettingsError as UnreadableVariable
 
 from gateway.settings.access import AccessSettings, JwtSettings
 from gateway.settings.accounts import CacheSettings, LedgerSettings, StoreSettings, UsageSettings
@@ -35,6 +38,8 @@ PREFIX: Final = "SLUICE_"
 MIN_SECRET_LENGTH: Final = 32
 MAX_FILE_BYTES: Final = 1024 * 1024
 MAX_VALUES: Final = 100_000
+#: RFC 6750, section 2.1: b64token.
+_SENDABLE: Final = re.compile(r"[A-Za-z0-9\-._~+/]+=*")
 #: Variables of ours that are not settings: they find the settings, or belong to set-up and engine processes.
 OTHER_VARIABLES: Final = frozenset(
     {"SLUICE_CONFIG", "SLUICE_EXTRA", "SLUICE_GATEWAY_PID", "SLUICE_ENGINE_LOG", "SLUICE_CPU_LORA", "SLUICE_URL"}
@@ -141,7 +146,12 @@ class Settings(BaseSettings):
         """The environment gives one string: a JSON list, or names between commas."""
         if not isinstance(value, str):
             return value
-        return yaml.safe_load(value) if value.startswith("[") else [name.strip() for name in value.split(",")]
+        if not value.startswith("["):
+            return [name.strip() for name in value.split(",")]
+        try:
+            return yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ValueError('expected names between commas, or a list such as ["a", "b"]') from None
 
     @field_validator("engine", mode="before")
     @classmethod
@@ -158,8 +168,13 @@ class Settings(BaseSettings):
         return self.dev if self.console.enabled is None else self.console.enabled
 
     def static_key(self) -> str | None:
-        """The configured key, if any. Raises :class:`SettingsError` for a file that cannot be used."""
-        return _secret("api_key_file", self.api_key, self.api_key_file)
+        """The configured key, if any. Raises :class:`SettingsError` for a file, or a key, that cannot be used."""
+        key = _secret("api_key_file", self.api_key, self.api_key_file)
+        if key is not None and not _SENDABLE.fullmatch(key):
+            raise SettingsError(
+                "api_key: nobody can send it: a bearer token has letters, digits and - . _ ~ + / only, and = at its end"
+            )
+        return key
 
     def deployment_secret(self) -> str | None:
         """The configured deployment secret, if any. Raises :class:`SettingsError`."""
@@ -230,11 +245,29 @@ def load(config: Path | None = None, flags: Mapping[str, Any] | None = None) -> 
         return Settings(**{_FLAGS: dict(flags or {}), _FILE: _read(config)})  # type: ignore[arg-type]
     except ValidationError as error:
         raise SettingsError("\n".join(map(_explain, error.errors()))) from None
+    except UnreadableVariable as error:
+        raise SettingsError(_unreadable(error)) from None
+
+
+def _unreadable(error: UnreadableVariable) -> str:
+    """The variable that should be JSON and is not; pydantic-settings tells only the setting at its beginning."""
+    named = re.search(r'field "(\w+)"', str(error))
+    above = PREFIX + named[1].upper() if named else PREFIX
+    found = [name for name, value in os.environ.items() if name.upper().startswith(above) and not _is_json(value)]
+    return f'{" or ".join(found) or above}: expected JSON: a list such as ["a"], or an object such as {{"a": 1}}'
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _explain(problem: Any) -> str:
     path = ".".join(str(part) for part in problem["loc"])
-    what = "unknown setting" if problem["type"] == "extra_forbidden" else problem["msg"]
+    what = "unknown setting" if problem["type"] == "extra_forbidden" else problem["msg"].removeprefix("Value error, ")
     return f"{path}: {what}"
 
 
@@ -250,7 +283,7 @@ def _read(config: Path | None) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise SettingsError(f"{config}: not UTF-8: {error.reason}") from error
     try:
-        values = yaml.safe_load(text)
+        values = _OneOfEach.read(text, config.name)
     except yaml.YAMLError as error:
         raise SettingsError(f"{config}: not YAML: {error}") from error
     except RecursionError as error:
@@ -261,9 +294,57 @@ def _read(config: Path | None) -> dict[str, Any]:
         return {}
     if not isinstance(values, dict):
         raise SettingsError(f"{config}: expected a mapping of settings")
-    if "api_key" in values:
-        raise SettingsError("api_key: secrets do not belong in a settings file; use SLUICE_API_KEY or api_key_file")
+    for name in values:
+        if not isinstance(name, str):
+            raise SettingsError(f"{config}: {name!r}: expected the name of a setting")
+    _refuse_secrets(values)
     return values
+
+
+def _refuse_secrets(values: Mapping[str, Any]) -> None:
+    for path in _secrets(Settings):
+        found: Any = values
+        for name in path:
+            found = found.get(name) if isinstance(found, dict) else None
+        if found is not None:
+            variable = PREFIX + "__".join(path).upper()
+            raise SettingsError(
+                f"{'.'.join(path)}: secrets do not belong in a settings file; use {variable} or {'.'.join(path)}_file"
+            )
+
+
+def _secrets(model: type[BaseModel], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Where settings are that nobody may read."""
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from _secrets(kind, (*above, name))
+        elif SecretStr in get_args(kind):
+            yield (*above, name)
+
+
+class _OneOfEach(yaml.SafeLoader):
+    """YAML's own loader takes the last of two settings of one name and forgets the other."""
+
+    @classmethod
+    def read(cls, text: str, name: str) -> Any:
+        """What ``text`` says; ``name`` is what errors call it. Raises :class:`yaml.YAMLError`, RecursionError."""
+        loader = cls(text)
+        loader.name = name
+        try:
+            return loader.get_single_data()
+        finally:
+            loader.dispose()
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Raises :class:`yaml.YAMLError` that says where the second one stands."""
+        seen: set[Any] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    raise yaml.MarkedYAMLError(problem=f"{key.value!r} stands there twice", problem_mark=key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def _spelled_out(value: Any, counted: dict[int, float]) -> float:

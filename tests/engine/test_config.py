@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from engine.config import (
     check_environment,
     check_versions,
     engine_arguments,
+    keep_sockets_private,
     kind_of,
     needed_bytes,
     prepare_environment,
@@ -47,6 +50,21 @@ def test_the_operators_environment_wins() -> None:
     remote: dict[str, str] = {}
     prepare_environment(remote, model_is_local=False)
     assert "HF_HUB_OFFLINE" not in remote
+
+
+def test_sockets_are_where_nobody_else_can_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    ends: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(atexit, "register", lambda function, *given, **named: ends.append((function, given, named)))
+    environ: dict[str, str] = {}
+    keep_sockets_private(environ)
+    directory = Path(environ["VLLM_RPC_BASE_PATH"])
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+    ((remove, given, named),) = ends
+    remove(*given, **named)
+    assert not directory.exists()
+    ours = dict(environ)
+    keep_sockets_private(ours)
+    assert (ours, len(ends)) == (environ, 1)
 
 
 def test_the_operators_arguments_win(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

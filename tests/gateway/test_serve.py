@@ -10,8 +10,8 @@ import pytest
 
 from engine.samples import DEFAULT_MODEL_ID
 from gateway.guardian.build import SAMPLE_MODEL
-from gateway.serve import ECHO_SECONDS, Stopping, _resolve_models
-from gateway.settings import load
+from gateway.serve import ECHO_SECONDS, Stopping, _resolve_models, _with_development_key
+from gateway.settings import SettingsError, load
 
 
 class Clock:
@@ -51,6 +51,23 @@ def test_a_sample_model_that_cannot_be_prepared_is_one_line(tmp_path: Path) -> N
     said = done.stderr.strip()
     assert said.startswith("sluice: cannot write the sample model to ")
     assert "\n" not in said
+
+
+def test_a_state_directory_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SettingsError, match=r"^state_dir: .*file/dev-key$"):
+        _with_development_key(load(flags={"dev": True, "state_dir": tmp_path / "file"}))
+    (tmp_path / "dev-key").touch()
+    with pytest.raises(SettingsError, match="dev-key is empty; remove it"):
+        _with_development_key(load(flags={"dev": True, "state_dir": tmp_path}))
+
+
+def test_a_development_key_is_made_once_and_is_its_owners_alone(tmp_path: Path) -> None:
+    settings = load(flags={"dev": True, "state_dir": tmp_path / "new"})
+    (first, path), (again, _) = _with_development_key(settings), _with_development_key(settings)
+    assert first.static_key() == again.static_key()
+    assert path is not None
+    assert path.stat().st_mode & 0o077 == 0
 
 
 def test_three_lines_bring_the_sample_guard_with_its_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

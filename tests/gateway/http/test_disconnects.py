@@ -206,12 +206,12 @@ async def test_f16_a_peer_that_leaves_unread_bytes_behind_is_seen_at_once() -> N
 
 
 async def test_a_refused_peer_reads_the_end_before_the_front_stops_listening_to_it() -> None:
-    async with serving(echo(Seen()), replace(QUICK, linger_timeout=60)) as front:
+    async with serving(echo(Seen()), replace(QUICK, linger_timeout=60, linger_bytes=65_536)) as front:
         client = await front.connect()
         client.send(b"GET @evil HTTP/1.1\r\n\r\n")
         assert (await client.rest()).endswith(b'"code":"malformed_request"}}')
         assert front.server.connections == 1
-        client.send(b"x" * QUICK.linger_bytes + b"x")
+        client.send(b"x" * 65_537)
         await until(lambda: front.server.connections == 0)
 
 

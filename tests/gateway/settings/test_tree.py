@@ -8,6 +8,7 @@ from pydantic import BaseModel
 
 from gateway.app import http_bounds, identity
 from gateway.settings import Settings, SettingsError, load
+from scripts.settings_table import rows
 
 ROOT = Path(__file__).parents[3]
 
@@ -49,8 +50,15 @@ def test_empty_variables_are_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
         ("hots: x", "hots: unknown setting"),
         ("http: {nope: 1}", "http.nope: unknown setting"),
         ("port: many", "port"),
-        ("api_key: sk-x", "secrets do not belong"),
+        ("api_key: sk-x", "use SLUICE_API_KEY or api_key_file"),
+        (f"secret: {'s' * 32}", "use SLUICE_SECRET or secret_file"),
+        ("redis_url: redis://:geheim@db", "use SLUICE_REDIS_URL or redis_url_file"),
+        ("store: {url: 'postgresql://u:geheim@db/x'}", "use SLUICE_STORE__URL or store.url_file"),
         ("- a", "expected a mapping"),
+        ("1: 2", "1: expected the name of a setting"),
+        ("a: [", '(?s)in "sluice.yaml", line 1, column 5'),
+        ("port: 1\nhost: x\nport: 2", "(?s)'port' stands there twice.*line 3, column 1"),
+        ("http:\n  max_headers: 1\n  max_headers: 2", "(?s)'max_headers' stands there twice.*line 3, column 3"),
         ("a: [", "not YAML"),
         ("engine: {a: 1", "not YAML"),
         ("port: 1\0", "not YAML"),
@@ -101,6 +109,33 @@ def test_keys_come_from_files_too_and_are_never_printed(tmp_path: Path) -> None:
         load(flags={"api_key_file": tmp_path / "none"}).static_key()
 
 
+@pytest.mark.parametrize("key", ["two words", "schlüssel", "sk-x!", "=", "sk-a\nb"])
+def test_a_key_that_nobody_can_send_is_refused(key: str) -> None:
+    with pytest.raises(SettingsError, match="api_key: nobody can send it"):
+        load(flags={"api_key": key}).static_key()
+
+
+@pytest.mark.parametrize(
+    "name", ["ENGINE", "JWT", "MODELS", "HTTP", "LIMITS__MODEL", "ACCESS__TRUSTED_PROXIES", "MEDIA__ALLOWED_PORTS"]
+)
+def test_a_variable_that_should_be_json_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"SLUICE_{name}", "80, 443")
+    with pytest.raises(SettingsError, match=f"^SLUICE_{name}: expected JSON"):
+        load()
+
+
+def test_an_engine_argument_that_does_not_end_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLUICE_ENGINE__HF_OVERRIDES", "{a: ")
+    with pytest.raises(SettingsError, match=r"^engine: .*hf_overrides: neither text nor YAML"):
+        load()
+
+
+def test_a_list_of_hosts_that_does_not_end_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLUICE_ALLOWED_HOSTS", "[a, b")
+    with pytest.raises(SettingsError, match=r"^allowed_hosts: .*names between commas"):
+        load()
+
+
 def test_nobody_said_who_may_come_in() -> None:
     with pytest.raises(SettingsError, match="no authentication"):
         identity(load())
@@ -135,3 +170,9 @@ def test_every_setting_is_documented() -> None:
         assert description, name
         assert f"| `{name}` |" in page, f"{name}: run scripts/settings_table.py"
         assert description in page, f"{name}: run scripts/settings_table.py"
+
+
+def test_the_tables_are_those_of_the_settings() -> None:
+    """Defaults and sections inside of lists too: what the script prints stands on the page, line by line."""
+    page = set((ROOT / "docs" / "configuration.md").read_text().splitlines())
+    assert [row for row in rows(Settings) if row.startswith(("|", "#")) and row not in page] == []
