@@ -36,8 +36,9 @@ from gateway.agent.toolbox import AgentMetrics, Toolbox
 from gateway.console.assets import read_assets
 from gateway.disaggregation.build import Disaggregation
 from gateway.front import Front
-from gateway.guardian.build import build_guardian, check_risks, declared_in
-from gateway.guardian.check import Unguarded
+from gateway.guardian.build import build_guardian, check_policies, declared_in
+from gateway.guardian.check import GuardPolicy, Unguarded
+from gateway.guardian.decreed import PolicyDecrees
 from gateway.guardian.guardian import Guardian
 from gateway.http.bounds import HttpBounds
 from gateway.http.server import HttpServer
@@ -99,6 +100,7 @@ from gateway.speech.way import Transcriptions
 from gateway.store.adapters import AdapterRepository
 from gateway.store.audit import AuditEntry
 from gateway.store.calls import StoreCalls
+from gateway.store.guard import MemoryPolicies, PolicyRepository
 from gateway.store.keys import KeyRepository
 from gateway.store.opened import Store
 from gateway.store.registry import RegistryRepository
@@ -161,8 +163,12 @@ def create_app(
     guardian = build_guardian(settings.guard, engine, metrics, audit, books)
     shadows = Shadows(engine, names.table, gate, books, names.metrics)
     uploaded = _repository(settings, audit)
+    decrees: PolicyDecrees | None = None
     if guardian is not None:
         _follow(guardian, generations)
+        decrees = _decrees(settings, guardian, store)
+        if settings.guard.unready_on_failure:
+            gateway.vetoes.append(lambda: next(iter(guardian.degraded()), None))
     pipeline = Pipeline(
         engine=engine,
         adapters=adapters.catalog,
@@ -186,7 +192,7 @@ def create_app(
     )
     tool_metrics = AgentMetrics(metrics.registry)
     toolbox = Toolbox.build(settings.agent, tool_metrics)
-    reloader = _reloader(settings, read, files, generations, partial(build, guardian), metrics, audit, guardian)
+    reloader = _reloader(settings, read, files, generations, partial(build, guardian), metrics, audit, decrees)
     if reloader is not None:
         gateway.reload = reloader.ask
     describe = cache(lambda: _describe(table))
@@ -202,7 +208,7 @@ def create_app(
             *models.routes(pipeline, engine, audit),
             *tokenize.routes(pipeline, engine),
             *guard.routes(pipeline, guardian),
-            *admin_guard.routes(pipeline, guardian, audit),
+            *admin_guard.routes(pipeline, guardian, decrees, audit),
             *admin_reload.routes(pipeline, reloader),
             *agent.routes(
                 _agents(settings, pipeline, toolbox, tool_metrics), _agent_bounds(settings), settings.request_timeout
@@ -228,12 +234,17 @@ def create_app(
             *system.document_routes(describe, worker, page=settings.dev),
         )
     )
+    if guardian is not None:
+        guardian.routes = frozenset(route.path for route in table.routes if route.guard is GuardPolicy.GENERATION)
+        check_policies(guardian.policies, guardian)
     tracer = build_tracing(settings.tracing, os.environ, metrics)
     front = Front(table, door, access_log, metrics, tracer, names.ended, generations)
     server = HttpServer(front, http_bounds(settings), on_reject=metrics.front_rejected)
     services = [tracer, *_services(keys, jwt, limits, media, guardian, shelf), toolbox, adapters.service]
     if uploaded is not None:
         services.append(uploaded)
+    if decrees is not None:
+        services.append(decrees)
     services += [reloader] if reloader is not None else []
     gateway.attach(pipeline, front, server, [*services, *names.services, shadows, figures, *disaggregation.services])
     return gateway
@@ -459,7 +470,7 @@ def _generation(
     policies = None
     if guardian is not None:
         policies = settings.guard.policies()
-        check_risks(policies, guardian.court.panel)
+        check_policies(policies, guardian)
     rules = limit_rules(settings, namespace)
     return Generation(number, _policy(settings), identity(settings, jwt, ring), rules, policies)
 
@@ -471,6 +482,18 @@ def _follow(guardian: Guardian, generations: Generations) -> None:
     guardian.on_change = generations.take_guard
 
 
+def _decrees(settings: Settings, guardian: Guardian, store: Store | None) -> PolicyDecrees:
+    """Policies that administrators set; without a ``store`` they end with the process."""
+    return PolicyDecrees(
+        guardian,
+        MemoryPolicies() if store is None else PolicyRepository(store.database),
+        _inline if store is None else StoreCalls(store).call,
+        prepare=store.prepare if store is not None else lambda: None,
+        interval=settings.store.poll_interval,
+        nudges=partial(_nudges, settings, "guard"),
+    )
+
+
 def _reloader(
     settings: Settings,
     read: Callable[[], Settings] | None,
@@ -479,14 +502,14 @@ def _reloader(
     build: Callable[[Settings, int], Generation],
     metrics: Metrics,
     audit: Callable[[AuditEntry], None],
-    guardian: Guardian | None,
+    decrees: PolicyDecrees | None,
 ) -> Reloader | None:
     if read is None:
         return None
 
     def declare(wanted: Settings) -> None:
-        if guardian is not None:
-            guardian.declare(declared_in(wanted.guard))
+        if decrees is not None:
+            decrees.configured(declared_in(wanted.guard))
 
     return Reloader(
         read,

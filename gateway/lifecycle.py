@@ -94,6 +94,8 @@ class Gateway:
         self._lag = LoopLag(self._observe_lag)
         self._ticker: asyncio.Task[None] | None = None
         self.refreshers: list[Callable[[], None]] = []
+        #: Each says why new work is not welcome, though the engine is ready; None: it is.
+        self.vetoes: list[Callable[[], str | None]] = []
         #: Reads the settings anew, soon.
         self.reload: Callable[[], None] = lambda: log.warning("the settings cannot be read again")
 
@@ -119,7 +121,8 @@ class Gateway:
         """None if new work is welcome, else why not."""
         if self._phase is not GatewayPhase.READY:
             return str(self._phase.value)
-        return ready_reason(self._engine.state().phase)
+        reasons = (ready_reason(self._engine.state().phase), *(veto() for veto in self.vetoes))
+        return next((reason for reason in reasons if reason is not None), None)
 
     def degraded(self) -> list[str]:
         """What does not work now, though the process serves."""

@@ -241,6 +241,12 @@ class Pipeline:
         """The guard's watch over the request."""
         return self._guard.watch(_subject(exchange, principal, model, prompt_param))
 
+    async def judge(self, exchange: Exchange, principal: Principal, model: str, passages: Passages, param: str) -> None:
+        """Have the guard see texts that are answered though no model reads them any more. Raises :class:`ApiError`."""
+        resolved = self.resolve(exchange, model, principal, GENERATING)
+        if await self._guard.check_input(_subject(exchange, principal, resolved, param), passages):
+            exchange.rate_headers = [*exchange.rate_headers, FLAGGED]
+
     @asynccontextmanager
     async def until(self, deadline: float, exchange: Exchange) -> AsyncIterator[None]:
         """Bound a block by ``deadline``. Raises :class:`ApiError` 503 or 504 when it passes."""

@@ -17,6 +17,7 @@ from gateway.agent.toolbox import AgentMetrics, CallResult, Toolbox
 from gateway.agent.turn import BudgetSpent, TurnEncoder, TurnExchange, TurnRequest, TurnSurface, event
 from gateway.errors import ApiError, invalid
 from gateway.exchange import Exchange
+from gateway.guardian.check import Passage
 from gateway.observability.tracing.inference import PROVIDER
 from gateway.observability.tracing.span import NO_SPAN, Attributes, Span
 from gateway.pipeline import Pipeline
@@ -90,6 +91,8 @@ class Agent:
         self._ends_at = ends_at
         self._record = Record(new_id("agent-"), int(time.time()))
         self._span: Span = NO_SPAN
+        #: Messages of the record that a turn was told, and that the guard saw as its input.
+        self._told = 0
 
     async def run(self) -> None:
         """Answer. Raises :class:`ApiError`: before the first token an answer by itself, then a stream's last event."""
@@ -97,6 +100,7 @@ class Agent:
         try:
             with self._exchange.span.child("invoke_agent", self._asked()) as self._span:
                 stopped = await self._loop()
+                await self._judge_unread()
             self._answer(stopped)
             reason = stopped
         except asyncio.CancelledError:
@@ -143,6 +147,15 @@ class Agent:
                 return "tool_error"
         raise AssertionError("the last step returns")
 
+    async def _judge_unread(self) -> None:
+        """What tools said behind the last turn was seen by no guard yet, and the answer shows it."""
+        unread = [each["content"] for each in self._record.messages[self._told :] if each["role"] == "tool"]
+        if unread:
+            passages = [Passage(text, "tool") for text in unread]
+            await self._served.pipeline.judge(
+                self._exchange, self._principal, self._plan.chat.model, passages, TurnSurface.prompt_param
+            )
+
     def _left(self) -> int:
         return self._plan.max_total_tokens - self._record.used.prompt_tokens - self._record.used.completion_tokens
 
@@ -169,6 +182,7 @@ class Agent:
             if (life := exchange.accounted) is not None and not life.ended:
                 life.cancelled(completion_tokens=exchange.tokens[1])
             raise
+        self._told = len(self._record.messages)
         return encoder.answer, encoder.used
 
     def _keep(self, step: int, answer: Choice, usage: Usage, calls: Sequence[Call]) -> None:

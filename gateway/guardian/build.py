@@ -16,8 +16,8 @@ from gateway.guardian.model import Asked, GuardModel
 from gateway.guardian.moderation import ModerationEndpoint
 from gateway.guardian.observer import GuardMetrics
 from gateway.guardian.panel import Panel
-from gateway.guardian.policy import PolicySet
-from gateway.guardian.risks import RISKS
+from gateway.guardian.policy import PolicySet, changed
+from gateway.guardian.risks import RISKS, needs
 from gateway.guardian.rules import Rules
 from gateway.guardian.seat import Seat
 from gateway.guardian.verdicts import Evaluator
@@ -90,12 +90,23 @@ def build_evaluator(settings: EvaluatorSettings, engine: Engine, worker: Executo
             return Classifier(settings.name, SAMPLE_MODEL, SAMPLE_LABELS, engine, ledger, window=SAMPLE_WINDOW)
 
 
+def check_policies(policies: PolicySet, guardian: Guardian) -> None:
+    """Raise :class:`SettingsError` for what would never apply: a risk (see :func:`check_risks`), or a route."""
+    check_risks(policies, guardian.court.panel)
+    for path in policies.routes:
+        if guardian.routes and path not in guardian.routes:
+            raise SettingsError(f"guard.routes: {path}: no such route is guarded, only {sorted(guardian.routes)}")
+
+
 def check_risks(policies: PolicySet, panel: Panel) -> None:
-    """Raise :class:`SettingsError` for a risk that nobody judges: it would never be found."""
+    """Raise :class:`SettingsError` for a risk that would never be found: nobody judges it, or it is of no text here."""
     changes = (*policies.models.values(), *policies.routes.values(), *policies.keys.values())
-    asked = [policies.base.risks, *(change.get("risks") for change in changes)]
-    for risks in asked:
-        for risk in risks or ():
+    for policy in (policies.base, *(changed(policies.base, change) for change in changes)):
+        for risk in policy.risks or ():
             if risk not in panel.risks:
                 known = "a known risk, but" if risk in RISKS else "and"
                 raise SettingsError(f"guard: {risk}: {known} no evaluator judges it; judged are {sorted(panel.risks)}")
+            if "context" in needs(risk):
+                raise SettingsError(f"guard: {risk}: only POST /v1/guard has a context to judge it by")
+            if needs(risk) and not policy.output:
+                raise SettingsError(f"guard: {risk}: it is a risk of answers, and `output` is off")

@@ -31,10 +31,14 @@ class GuardPolicy(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A text that the model will read, and who wrote it."""
+    """A text that the model will read, and who wrote it.
+
+    ``label``: no sentence, such as the id of a call, which some templates show; rules read it, models are not asked.
+    """
 
     text: str
     source: Source
+    label: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +126,11 @@ class Guard(Protocol):
     def watch(self, subject: Subject) -> Watch:
         """The watch over one request; use it once."""
 
-    async def check_input(self, subject: Subject, passages: Passages) -> None:
-        """Check a request that has no output to guard. Raises as :meth:`Watch.over`."""
+    async def check_input(self, subject: Subject, passages: Passages) -> bool:
+        """Check texts that no generation follows; whether something was flagged and let through.
+
+        Raises as :meth:`Watch.over`.
+        """
 
 
 class Unwatched:
@@ -159,5 +166,6 @@ class Unguarded:
         """See :class:`Guard`."""
         return self._unwatched
 
-    async def check_input(self, subject: Subject, passages: Passages) -> None:
+    async def check_input(self, subject: Subject, passages: Passages) -> bool:  # noqa: ARG002 - the interface
         """See :class:`Guard`."""
+        return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
@@ -51,7 +52,10 @@ class Classifier:
         shown = [share for label, share in row.items() if self._labels.get(label) == risk]
         if not shown:
             raise GuardFailure("nonsense", f"the model has no label for {risk}, only {sorted(row)}")
-        return min(1.0, sum(shown))
+        whole = sum(shown)
+        if not (math.isfinite(whole) and min(shown) >= 0):
+            raise GuardFailure("nonsense", f"a score of {whole}")
+        return min(1.0, whole)
 
     async def _fitting(self, text: str, halves: int) -> list[Prompt]:
         """``text`` as prompts that the model can take."""

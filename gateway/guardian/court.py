@@ -15,6 +15,7 @@ from gateway.guardian.holdback import Ruling
 from gateway.guardian.observer import GuardObserver
 from gateway.guardian.panel import Assessment, Panel
 from gateway.guardian.policy import DEFAULT_THRESHOLD, Policy
+from gateway.guardian.risks import needs
 from gateway.guardian.verdicts import Content, Verdict
 from gateway.guardian.verdicts import Span as TextSpan
 from gateway.observability.tracing.span import NO_SPAN, Attributes, Span
@@ -87,7 +88,7 @@ class Court:
         def assess(content: Content, *, learned: bool) -> Awaitable[Assessment]:
             return self.panel.assess(
                 content,
-                thresholds,
+                {risk: threshold for risk, threshold in thresholds.items() if _fits(risk, content)},
                 stage=stage,
                 seconds=policy.timeout,
                 remember=remember,
@@ -143,6 +144,11 @@ class Court:
                 request_id=subject.request_id or None,
             )
         )
+
+
+def _fits(risk: str, content: Content) -> bool:
+    """Whether ``content`` has what ``risk`` is about: a question alone is no bad answer."""
+    return all(getattr(content, name) is not None for name in needs(risk))
 
 
 def wire_verdicts(verdicts: Sequence[Verdict]) -> tuple[ErrorVerdict, ...]:

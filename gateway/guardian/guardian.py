@@ -20,6 +20,8 @@ log = logging.getLogger("sluice.guardian")
 
 #: Looks of shadow mode that run at once; more are left out.
 MAX_BACKGROUND: Final = 64
+#: Seconds between two looks after evaluators that failed.
+PROBE_SECONDS: Final = 1.0
 
 
 class Guardian:
@@ -41,11 +43,14 @@ class Guardian:
         #: What a running request keeps to, and who is told of policies that an administrator sets.
         self.seen: Callable[[], PolicySet | None] = lambda: None
         self.on_change: Callable[[PolicySet], None] = lambda _policies: None
+        #: The paths that a policy may name; empty while they are not known.
+        self.routes: frozenset[str] = frozenset()
         self._engine = engine
         self._worker = worker
         self._chance = chance
         self._unwatched = Unwatched()
         self._background: set[asyncio.Task[None]] = set()
+        self._prober: asyncio.Task[None] | None = None
 
     def policy(self, subject: Subject) -> Policy:
         """What applies to ``subject`` now."""
@@ -70,11 +75,12 @@ class Guardian:
         """See :class:`gateway.guardian.check.Guard`."""
         return self._watch(subject) or self._unwatched
 
-    async def check_input(self, subject: Subject, passages: Passages) -> None:
+    async def check_input(self, subject: Subject, passages: Passages) -> bool:
         """See :class:`gateway.guardian.check.Guard`."""
         watch = self._watch(subject)
         if watch is not None:
             await watch.check(passages)
+        return watch is not None and watch.flagged
 
     def _watch(self, subject: Subject) -> RequestWatch | None:
         if subject.policy is not GuardPolicy.GENERATION:
@@ -105,12 +111,20 @@ class Guardian:
         """See :class:`gateway.lifecycle.Service`."""
         risks = sorted(self.court.thresholds(self.policies.base))
         log.info("guard on", extra={"fields": {"risks": risks, "action": self.policies.base.action}})
+        self._prober = asyncio.create_task(self._probe(), name="guard-prober")
+
+    async def _probe(self) -> None:
+        """Whether evaluators answer is known by asking them, also when no request comes (any more)."""
+        while True:
+            await asyncio.sleep(PROBE_SECONDS)
+            await self.court.panel.probe(self.policies.base.timeout)
 
     async def stop(self) -> None:
         """See :class:`gateway.lifecycle.Service`."""
-        for task in tuple(self._background):
+        running = [*self._background, *([] if self._prober is None else [self._prober])]
+        for task in running:
             task.cancel()
-        await asyncio.gather(*self._background, return_exceptions=True)
+        await asyncio.gather(*running, return_exceptions=True)
         await self.court.panel.close()
         self._worker.shutdown(wait=False, cancel_futures=True)
 

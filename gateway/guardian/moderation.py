@@ -21,6 +21,9 @@ MAX_ANSWER_BYTES: Final = 256 * 1024
 MAX_CONNECTIONS: Final = 32
 MAX_SECONDS: Final = 600.0
 
+#: What an endpoint flags without saying for what: no category of OpenAI's, so it counts as harm.
+UNNAMED: Final = "unnamed"
+
 #: OpenAI's categories, and the risk of ours that each one shows.
 CATEGORIES: Final[Mapping[str, str]] = {
     "harassment": "social_bias",
@@ -61,7 +64,8 @@ class ModerationEndpoint:
         self.window: int | None = window
         self._url = url.rstrip("/") + "/moderations"
         self._model = model
-        headers = {} if key is None else {"authorization": f"Bearer {key}"}
+        # What is compressed could be larger than its bound before anybody counts it.
+        headers = {"accept-encoding": "identity", **({} if key is None else {"authorization": f"Bearer {key}"})}
         # No redirects: the key is for this address. Who asks has a bound of its own, which is nearly always shorter.
         self._client = httpx.AsyncClient(
             headers=headers,
@@ -91,6 +95,8 @@ class ModerationEndpoint:
         await self._client.aclose()
 
     async def _ask(self, text: str) -> Mapping[str, float]:
+        # A lone half of a surrogate pair is no text that could be sent.
+        text = text.encode("utf-8", "replace").decode()
         body = {"input": text, **({} if self._model is None else {"model": self._model})}
         try:
             async with self._client.stream("POST", self._url, json=body) as answer:
@@ -103,7 +109,7 @@ class ModerationEndpoint:
 
 async def _bounded(answer: httpx.Response) -> bytes:
     body = b""
-    async for part in answer.aiter_bytes():
+    async for part in answer.aiter_raw():
         body += part
         if len(body) > MAX_ANSWER_BYTES:
             raise GuardFailure("nonsense", "an answer beyond all bounds")
@@ -116,6 +122,8 @@ def _read(body: bytes) -> Mapping[str, float]:
         result = orjson.loads(body)["results"][0]
         scores = {name: _number(value) for name, value in result["category_scores"].items() if value is not None}
         flagged = {name for name, value in result["categories"].items() if value is True}
+        if result.get("flagged") is True and not flagged:
+            flagged = {UNNAMED}
     except (orjson.JSONDecodeError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise GuardFailure("nonsense", f"not a moderation: {type(error).__name__}") from None
     if not scores:

@@ -65,10 +65,14 @@ class Panel:
         """Evaluators that are left alone because they fail."""
         return [seat.evaluator.name for seat in self._seats if not seat.available]
 
+    async def probe(self, seconds: float) -> None:
+        """Ask all evaluators that failed lately whether they answer, each within ``seconds``."""
+        await asyncio.gather(*(seat.probe(seconds) for seat in self._seats))
+
     async def close(self) -> None:
         """Close the evaluators."""
         for seat in self._seats:
-            await seat.evaluator.close()
+            await seat.close()
 
     async def assess(
         self,

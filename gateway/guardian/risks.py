@@ -38,3 +38,15 @@ DEFINITIONS: Final[Mapping[str, str]] = {
     "function_call_hallucination": "The assistant's message contains a function call that does not exist, has wrong "
     "arguments, or does not fit the user's message.",
 }
+
+#: Risks of an answer: there must be one.
+_OF_ANSWERS: Final = frozenset({"answer_relevance", "evasiveness", "function_call_hallucination", "harm_engagement"})
+#: Risks of an answer and the context that it should come from.
+_OF_CONTEXTS: Final = frozenset({"context_relevance", "groundedness"})
+
+
+def needs(risk: str) -> frozenset[str]:
+    """What an input must have besides ``user`` to be judged for ``risk``."""
+    if risk in _OF_CONTEXTS:
+        return frozenset({"assistant", "context"})
+    return frozenset({"assistant"}) if risk in _OF_ANSWERS else frozenset()

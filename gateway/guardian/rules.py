@@ -121,8 +121,10 @@ class Rules:
         ways: tuple[str, ...] | None = None
         for risk in risks:
             rule = self._rules[risk]
-            spans = tuple(rule.find(text))
-            hit = bool(spans)
+            found_at = tuple(rule.find(text))
+            hit = bool(found_at)
+            # What matches without taking a character (a look ahead) stands nowhere: it cannot be taken out.
+            spans = found_at if all(start < end for start, end in found_at) else ()
             if not hit and rule.hidden:
                 ways = views_of(text).all() if ways is None else ways
                 hit = any(next(iter(rule.find(way)), None) is not None for way in ways if way != text)
@@ -135,7 +137,7 @@ def _finder(pattern: str) -> Finder:
 
     def find(text: str) -> list[Span]:
         try:
-            return [match.span() for match in compiled.finditer(text, timeout=PATTERN_SECONDS) if match[0]]
+            return [match.span() for match in compiled.finditer(text, timeout=PATTERN_SECONDS)]
         except TimeoutError:
             raise GuardFailure("slow_pattern") from None
 

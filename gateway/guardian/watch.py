@@ -107,13 +107,13 @@ class RequestWatch:
     async def _judge_input(self, passages: Passages, span: Span = NO_SPAN) -> Heard:
         """Every passage by itself, and all of them as the model reads them: one after another."""
         selected = self._policy.selected(passages)
-        texts = [await self._text(each) for each in selected]
+        labels = [each for each in selected if isinstance(each, Passage) and each.label]
+        read = [each for each in selected if not (isinstance(each, Passage) and each.label)]
+        texts = [await self._text(each) for each in read]
         joined = ["\n".join(texts)] if len(texts) > 1 else []
-        # A model puts together what its users and tools say also across what it said itself in between.
-        others = [text for text, each in zip(texts, selected, strict=True) if not _by_model(each)]
-        glued = dict.fromkeys(["".join(texts), "".join(others)]) if len(texts) > 1 else ()
         contents = [Content(text) for text in dict.fromkeys([*texts, *joined]) if text.strip()]
-        glued_contents = [Content(text) for text in glued]
+        glued = dict.fromkeys([*_glued(read, texts), *(each.text for each in labels), _in_a_row(labels)])
+        glued_contents = [Content(text) for text in glued if text.strip()]
         return await self._court.hear(contents, self._policy, INPUT, glued=glued_contents, span=span)
 
     async def check(self, passages: Passages) -> None:
@@ -267,6 +267,28 @@ def _redacted(heard: Heard) -> dict[str, str]:
         for content, each in zip(heard.contents, heard.assessments, strict=True)
         if each.flagged
     }
+
+
+def _glued(passages: Passages, texts: Sequence[str]) -> list[str]:
+    """``texts`` without anything between them, as a model puts together what is said to it piece by piece: all; all
+    but its own, which stand in between; and each speaker's alone.
+    """
+    if len(texts) < 2:
+        return []
+    spoken = list(zip(passages, texts, strict=True))
+    speakers = dict.fromkeys(each.source for each in passages if isinstance(each, Passage))
+    return [
+        "".join(texts),
+        "".join(text for each, text in spoken if not _by_model(each)),
+        *(
+            "".join(text for each, text in spoken if isinstance(each, Passage) and each.source == who)
+            for who in speakers
+        ),
+    ]
+
+
+def _in_a_row(labels: Sequence[Passage]) -> str:
+    return "".join(dict.fromkeys(each.text for each in labels))
 
 
 def _by_model(passage: str | Passage | TokenPassage) -> bool:

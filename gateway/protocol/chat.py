@@ -185,7 +185,9 @@ class Message(BaseModel):
         source = _SOURCES[self.role]
         calls = [text for call in self.tool_calls for text in (call.function.name, call.function.arguments)]
         texts = (*self.written, self.name, *calls, self.thought)
-        return [Passage(text, source) for text in texts if text]
+        ids = (*(call.id for call in self.tool_calls), self.tool_call_id)
+        told = [Passage(text, source) for text in texts if text]
+        return told + [Passage(each, source, label=True) for each in ids if each]
 
 
 class ChatCompletionRequest(GenerationFields):

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, PlainValidator, ValidationError
 
-from gateway.guardian.risks import RETRIEVAL_RISKS, RISKS
+from gateway.guardian.risks import RISKS, needs
 from gateway.guardian.verdicts import Content, GraniteFormat
 from gateway.protocol import refused, strictjson
 from gateway.protocol.sampling import ModelName, RequestBounds, nullable_options, without_nulls
@@ -267,13 +267,6 @@ def _check_input(given: GuardInput, risks: Sequence[str], at: str) -> None:
         need = needs(risk) - {name for name in ("assistant", "context") if getattr(given, name) is not None}
         if need:
             raise bad_value(f"'{risk}' needs '{at}.{min(need)}'.").at(f"risks[{index}]")
-
-
-def needs(risk: str) -> set[str]:
-    """What an input must have besides ``user`` to be judged for ``risk``."""
-    if risk in RETRIEVAL_RISKS:
-        return {"assistant"} if risk == "answer_relevance" else {"assistant", "context"}
-    return {"assistant"} if risk in ("evasiveness", "harm_engagement", "function_call_hallucination") else set()
 
 
 def known_risk(risk: str) -> bool:

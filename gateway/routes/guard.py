@@ -16,7 +16,7 @@ from gateway.guardian.check import GuardPolicy
 from gateway.guardian.guardian import Guardian
 from gateway.guardian.moderation import CATEGORY_RISKS
 from gateway.guardian.panel import Assessment
-from gateway.guardian.risks import RISKS
+from gateway.guardian.risks import RISKS, needs
 from gateway.guardian.verdicts import Content, Verdict
 from gateway.limits.reserve import LimitClass
 from gateway.pipeline import Pipeline
@@ -32,7 +32,6 @@ from gateway.protocol.guard import (
     ModerationRequest,
     content_of,
     known_risk,
-    needs,
     parse_guard,
     parse_guard_batch,
     parse_guard_scan,

@@ -36,6 +36,12 @@ class Status(BaseModel):
     status: str = Field(description="ok, ready, started, or what is missing.")
 
 
+class Readiness(Status):
+    """Whether the process takes work."""
+
+    degraded: list[str] = Field([], description="What does not work all the same; left out if everything does.")
+
+
 class Version(BaseModel):
     """What is running."""
 
@@ -54,13 +60,15 @@ def health_routes(
     async def readyz(exchange: Exchange) -> None:
         reason = is_ready()
         headers = [(b"content-type", b"application/json")]
+        told: dict[str, Any] = {"status": "ready" if reason is None else "not ready"}
         if missing := degraded():
+            told["degraded"] = list(missing)
             headers.append((b"x-degraded", ", ".join(missing).encode("ascii")))
         if reason is None:
-            exchange.respond(200, b'{"status":"ready"}', headers)
+            exchange.respond(200, orjson.dumps(told), headers)
         else:
             headers.append((b"retry-after", b"5"))
-            exchange.respond(503, b'{"status":"not ready"}', [*headers, (b"x-not-ready", reason.encode("ascii"))])
+            exchange.respond(503, orjson.dumps(told), [*headers, (b"x-not-ready", reason.encode("ascii"))])
 
     async def startupz(exchange: Exchange) -> None:
         started = is_started()
@@ -68,7 +76,7 @@ def health_routes(
 
     return [
         Route("GET", "/healthz", healthz, "The process lives", response=Status, **PUBLIC),
-        Route("GET", "/readyz", readyz, "The process takes work", response=Status, **PUBLIC),
+        Route("GET", "/readyz", readyz, "The process takes work", response=Readiness, **PUBLIC),
         Route("GET", "/startupz", startupz, "The engine has been started once", response=Status, **PUBLIC),
     ]
 

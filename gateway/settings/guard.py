@@ -13,7 +13,7 @@ from gateway.guardian.risks import RISKS
 from gateway.guardian.templates import GuardFormat
 from gateway.settings.section import Section
 
-Threshold = Annotated[float, Field(ge=0, le=1)]
+Threshold = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
 class RulesSettings(Section):
@@ -34,10 +34,18 @@ class RulesSettings(Section):
     def _compile(cls, patterns: dict[str, str]) -> dict[str, str]:
         for risk, pattern in patterns.items():
             try:
-                regex.compile(pattern, regex.IGNORECASE)
+                compiled = regex.compile(pattern, regex.IGNORECASE)
             except regex.error as error:
                 raise ValueError(f"{risk}: not a regular expression: {error}") from None
+            if compiled.search(""):
+                raise ValueError(f"{risk}: it matches an empty text, so every text")
         return patterns
+
+    @model_validator(mode="after")
+    def _check_anything(self) -> Self:
+        if not (self.patterns or self.secrets or self.pii):
+            raise ValueError("no patterns, and neither secrets nor pii: it would judge nothing")
+        return self
 
 
 class ModerationSettings(Section):
@@ -135,6 +143,13 @@ class GuardPolicySettings(Section):
     def _names(cls, value: Any) -> Any:
         return dict.fromkeys(value, DEFAULT_THRESHOLD) if isinstance(value, list) else value
 
+    @field_validator("risks")
+    @classmethod
+    def _some(cls, risks: dict[str, float] | None) -> dict[str, float] | None:
+        if risks is not None and not risks:
+            raise ValueError("an empty list: nothing would be looked for; leave it out for all risks")
+        return risks
+
     def change(self) -> dict[str, Any]:
         """What of it was set, for :func:`gateway.guardian.policy.changed`."""
         return self.model_dump(exclude_unset=True)
@@ -177,6 +192,10 @@ class GuardSettings(GuardPolicies):
     cache_entries: int = Field(50_000, ge=0, description="Verdicts remembered by the hash of what was judged.")
     concurrency: int = Field(32, ge=1, description="Questions to one evaluator at once; more wait within the timeout.")
     audit_text: bool = Field(False, description="Keep what was blocked in the audit log, not only its hash.")
+    unready_on_failure: bool = Field(
+        False,
+        description="While an evaluator does not answer `/readyz` is 503; else it stays 200 and names it.",
+    )
 
     @model_validator(mode="after")
     def _check_names(self) -> Self:

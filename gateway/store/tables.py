@@ -32,7 +32,8 @@ revisions: Final = Table(
     Column("value", BigInteger, nullable=False),
 )
 
-#: Facts about this store as a whole, such as the fingerprint of the secret its hashes were made with.
+#: Facts about this store as a whole: the fingerprint of the secret its hashes were made with, the guard's policies that
+#: an administrator set.
 facts: Final = Table(
     "facts",
     metadata,

@@ -14,7 +14,6 @@ _OF_ONE_PROCESS: Final = frozenset(
     {
         ("DELETE", "/v1/models/{model}"),
         ("POST", "/v1/models/{model}/load"),
-        ("PUT", "/v1/admin/guard"),
     }
 )
 

@@ -262,6 +262,7 @@ class InputMessage(_Fields):
 
 
 def _passages(block: Block, role: Source) -> list[Passage]:
+    call: str | None = None
     match block:
         case TextBlock():
             texts, source = [block.text], role
@@ -270,10 +271,11 @@ def _passages(block: Block, role: Source) -> list[Passage]:
         case ThinkingBlock():
             texts, source = [block.thinking], "assistant"
         case ToolUseBlock():
-            texts, source = [block.name, written(block.input)], "assistant"
+            texts, source, call = [block.name, written(block.input)], "assistant", block.id
         case ToolResultBlock():
-            texts, source = [block.content], "tool"
-    return [Passage(text, source) for text in texts if text]
+            texts, source, call = [block.content], "tool", block.tool_use_id
+    told = [Passage(text, source) for text in texts if text]
+    return told if call is None else [*told, Passage(call, source, label=True)]
 
 
 Other = ThinkingBlock | ToolUseBlock | ToolResultBlock

@@ -233,7 +233,8 @@ class FunctionCallItem(_Fields):
 
     def passages(self) -> list[Passage]:
         """Every text in it that the model would read."""
-        return [Passage(text, "assistant") for text in (self.name, self.arguments) if text]
+        told = [Passage(text, "assistant") for text in (self.name, self.arguments) if text]
+        return [*told, Passage(self.call_id, "assistant", label=True)]
 
     def wire(self) -> dict[str, Any]:
         """As it is listed and kept."""
@@ -256,7 +257,7 @@ class FunctionCallOutputItem(_Fields):
 
     def passages(self) -> list[Passage]:
         """Every text in it that the model would read."""
-        return _passages(self.output, "tool")
+        return [*_passages(self.output, "tool"), Passage(self.call_id, "tool", label=True)]
 
     def wire(self) -> dict[str, Any]:
         """As it is listed and kept."""

@@ -304,7 +304,7 @@ async def test_what_tools_say_is_data_and_guarded(server: ToolServer, tmp_path: 
         assert live.gateway._pipeline is not None
         live.gateway._pipeline._guard = guard
         assert await Agents(live).refused() == (400, "content_policy_violation", None)
-        assert [seen.count("tool") for seen in guard.seen] == [0, 1]
+        assert [seen.count("tool") for seen in guard.seen] == [0, 2], "what it said, and the id of its call"
         assert len(engine.requests) == 1
         assert live.metric("sluice_agent_runs_total", reason="failed") == 1
 
@@ -368,3 +368,20 @@ async def test_the_list_of_tools(server: ToolServer, tmp_path: Path) -> None:
         listed = (await Agents(live).client.get("/v1/agent/tools")).json()
     assert [tool["name"] for tool in listed["data"]] == ["weather", "failing", "slow", "odd"]
     assert listed["data"][0]["parameters"] == CITY
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_tools_said_behind_the_last_turn_is_judged_before_it_is_shown(
+    server: ToolServer, tmp_path: Path, stream: bool
+) -> None:
+    """The caller's own tool is called too, so no turn follows whose input the result would be."""
+    mine = {"type": "function", "function": {"name": "mine", "parameters": NOTHING}}
+    rules = {"kind": "rules", "patterns": {"planted": "clear"}, "secrets": False, "pii": False}
+    engine = ScriptedEngine(Says(calls=(ROME, ("mine", "{}"))))
+    async with running(engine, tmp_path, agent=configured(server), guard={"evaluators": [rules]}) as live:
+        client = Client("127.0.0.1", live.port, live.key)
+        answer = await client.stream("/v1/agent", Agents.body(tools=[mine], stream=stream))
+        said = answer.body.decode() + "".join(answer.events)
+        assert "content_policy_violation" in said
+        assert '"sky"' not in said
+        assert answer.status == (200 if stream else 400)

@@ -22,6 +22,7 @@ class Moderation:
     answer: bytes | None = None
     status: bytes = b"200 OK"
     dies: bool = False
+    fails_on: str | None = None
     asked: list[str] = field(default_factory=list)
     running: int = 0
     most: int = 0
@@ -65,7 +66,8 @@ class Moderation:
         finally:
             self.running -= 1
         answer = self.answer if self.answer is not None else orjson.dumps(moderation(BAD in text.lower()))
-        writer.write(b"HTTP/1.1 %s\r\ncontent-length: %d\r\n\r\n" % (self.status, len(answer)) + answer)
+        status = b"500 Broken" if self.fails_on is not None and self.fails_on in text else self.status
+        writer.write(b"HTTP/1.1 %s\r\ncontent-length: %d\r\n\r\n" % (status, len(answer)) + answer)
         await writer.drain()
 
 

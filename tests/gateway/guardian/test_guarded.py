@@ -20,6 +20,8 @@ from tests.support.stub_engine import Faults, StubConfig, StubEngine
 CHAT = "/v1/chat/completions"
 RULES = {"kind": "rules", "patterns": {"planted": BAD}, "secrets": False, "pii": False}
 
+GRANITE = {"kind": "model", "model": "stub"}
+
 
 def body(content: str = "hello", **more: Any) -> dict[str, Any]:
     return {"model": "stub", "messages": [{"role": "user", "content": content}], "max_tokens": 60, **more}
@@ -114,6 +116,14 @@ async def test_the_answer_waits_for_its_verdict_and_runs_meanwhile(tmp_path: Pat
         ({"answer": b'{"results": [{"categories": {}, "category_scores": {"violence": true}}]}'}, "nonsense"),
         ({"answer": b'{"results": [{"categories": {}, "category_scores": {"violence": "0.1"}}]}'}, "nonsense"),
         ({"answer": b"x" * 300_000}, "nonsense"),
+        ({"answer": b"[" * 100_000}, "nonsense"),
+        ({"answer": b"null"}, "nonsense"),
+        ({"answer": b""}, "nonsense"),
+        ({"answer": b'{"results": [{"categories": {}, "category_scores": {"violence": 1.0000001}}]}'}, "nonsense"),
+        ({"answer": b'{"results": [{"categories": [], "category_scores": {"violence": 0.1}}]}'}, "nonsense"),
+        ({"answer": b'{"results": [{"category_scores": {"violence": 0.1}}]}'}, "nonsense"),
+        ({"answer": b'{"results": [{"categories": {}, "category_scores": {"violence": null}}]}'}, "nonsense"),
+        ({"status": b"204 Nothing"}, "refused"),
     ],
 )
 @pytest.mark.parametrize("stage", ["input", "output"])
@@ -148,12 +158,16 @@ async def test_f49_an_evaluator_that_is_dead_is_left_alone_and_tried_again(
     tmp_path: Path, moderator: Moderation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gateway.guardian.seat.REST_SECONDS", 0.3)
+    monkeypatch.setattr("gateway.guardian.guardian.PROBE_SECONDS", 600.0)
     moderator.status = b"500 Broken"
     async with running(StubEngine(), tmp_path, guard={"evaluators": [moderator.evaluator()]}) as live:
         client = client_of(live)
-        for _ in range(8):
+        for _ in range(6):
             await client.post(CHAT, body())
-        assert len(moderator.asked) == 5
+        await eventually(lambda: bool(live.gateway.degraded()))
+        asked = len(moderator.asked)
+        await client.post(CHAT, body())
+        assert len(moderator.asked) == asked
         assert live.gateway.degraded() == ["guard evaluator moderation does not answer"]
         assert (await client.get("/healthz")).status == 200
         moderator.status = b"200 OK"
@@ -162,6 +176,64 @@ async def test_f49_an_evaluator_that_is_dead_is_left_alone_and_tried_again(
         assert answer is not None
         assert answer.status == 200
         assert live.gateway.degraded() == []
+
+
+@pytest.mark.parametrize("unready", [False, True])
+async def test_f49_readiness_names_an_evaluator_that_is_gone_and_by_policy_says_not_ready(
+    tmp_path: Path, moderator: Moderation, monkeypatch: pytest.MonkeyPatch, unready: bool
+) -> None:
+    """One request met it; nobody asks after that, and yet it is named, and found again."""
+    monkeypatch.setattr("gateway.guardian.seat.REST_SECONDS", 0.1)
+    monkeypatch.setattr("gateway.guardian.guardian.PROBE_SECONDS", 0.02)
+    named = "guard evaluator moderation does not answer"
+    guard = {"evaluators": [moderator.evaluator()], "unready_on_failure": unready}
+    async with running(StubEngine(), tmp_path, guard=guard) as live:
+        client = client_of(live)
+        assert (await client.get("/readyz")).json() == {"status": "ready"}
+        moderator.dies = True
+        await client.post(CHAT, body())
+
+        async def told() -> bool:
+            return named in (await client.get("/readyz")).json().get("degraded", [])
+
+        await eventually(told)
+        answer = await client.get("/readyz")
+        assert answer.headers["x-degraded"] == named
+        assert answer.status == (503 if unready else 200)
+        assert answer.headers.get("x-not-ready") == (named if unready else None)
+        assert live.metric("sluice_guard_evaluator_available", evaluator="moderation") == 0
+        moderator.dies = False
+
+        async def well() -> bool:
+            return bool((await client.get("/readyz")).json() == {"status": "ready"})
+
+        await eventually(well)
+        assert live.metric("sluice_guard_evaluator_available", evaluator="moderation") == 1
+
+
+async def test_f47_a_text_that_an_evaluator_fails_on_takes_the_guard_from_nobody(
+    tmp_path: Path, moderator: Moderation
+) -> None:
+    """It answers others: it is not left alone, however often somebody sends what it cannot take."""
+    moderator.fails_on = "crash"
+    async with running(StubEngine(), tmp_path, guard={"evaluators": [moderator.evaluator()]}) as live:
+        client = client_of(live)
+        for number in range(20):
+            failed = await client.post(CHAT, body(f"crash {number}"))
+            assert failed is not None
+            assert failed.status == 503
+            fine = await client.post(CHAT, body(f"hello {number // 7}"))
+            assert fine is not None
+            assert fine.status == 200, number
+        assert live.gateway.degraded() == []
+
+
+async def test_half_a_surrogate_pair_is_judged_too(tmp_path: Path, moderator: Moderation) -> None:
+    async with running(StubEngine(), tmp_path, guard={"evaluators": [moderator.evaluator()]}) as live:
+        for text, status in (("a \\ud800 b", 200), (f"a \\ud800 {BAD}", 400)):
+            answer = await client_of(live).post(CHAT, body(text))
+            assert answer is not None
+            assert answer.status == status
 
 
 async def test_questions_at_once_are_bounded(tmp_path: Path, moderator: Moderation) -> None:
@@ -411,6 +483,19 @@ async def test_a_key_may_have_a_policy_of_its_own(tmp_path: Path) -> None:
         ({"evaluators": [{"kind": "rules", "patterns": {"x": "("}}]}, "not a regular expression"),
         ({"evaluators": [{"kind": "nobody"}]}, "guard.evaluators"),
         ({"policy": {"stream": {"window": 64, "hold_back": 65}}}, "smaller"),
+        ({"evaluators": [RULES], "policy": {"risks": []}}, "nothing would be looked for"),
+        ({"evaluators": [RULES], "policy": {"risks": {}}}, "nothing would be looked for"),
+        ({"evaluators": [RULES], "policy": {"risks": {"planted": float("nan")}}}, "guard.policy.risks"),
+        ({"evaluators": [RULES], "policy": {"risks": {"planted": 1.5}}}, "guard.policy.risks"),
+        ({"evaluators": [RULES], "policy": {"risks": {"planted": -0.1}}}, "guard.policy.risks"),
+        ({"evaluators": [RULES], "policy": {"sample": 1.1}}, "guard.policy.sample"),
+        ({"evaluators": [RULES], "policy": {"timeout": float("inf")}}, "guard.policy.timeout"),
+        ({"evaluators": [RULES], "routes": {"/v1/chat/completion": {"output": True}}}, "no such route is guarded"),
+        ({"evaluators": [RULES], "routes": {CHAT: {"risks": {"nobody": 0.5}}}}, "no evaluator judges it"),
+        ({"evaluators": [{"kind": "rules", "secrets": False, "pii": False}]}, "judge nothing"),
+        ({"evaluators": [{"kind": "rules", "patterns": {"x": ".*"}}]}, "matches an empty text"),
+        ({"evaluators": [GRANITE], "policy": {"risks": ["groundedness"]}}, "has a context"),
+        ({"evaluators": [GRANITE], "policy": {"risks": ["evasiveness"]}}, "risk of answers"),
         ({"evaluators": [{"kind": "model", "model": "stub", "risks": ["x"]}]}, "not one of"),
     ],
 )

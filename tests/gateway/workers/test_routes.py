@@ -12,7 +12,7 @@ from tests.support.stub_engine import StubEngine
 
 @pytest.mark.parametrize(
     ("method", "path"),
-    [("DELETE", "/v1/models/stub"), ("POST", "/v1/models/stub/load"), ("PUT", "/v1/admin/guard")],
+    [("DELETE", "/v1/models/stub"), ("POST", "/v1/models/stub/load")],
 )
 async def test_what_would_change_one_worker_only_is_refused(tmp_path: Path, method: str, path: str) -> None:
     async with running(StubEngine(), tmp_path, workers=2) as live:
