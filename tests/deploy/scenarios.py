@@ -43,6 +43,8 @@ EVERYTHING: Final[Mapping[str, Any]] = {
 CLUSTER: Final[Mapping[str, Any]] = {
     "config": {"allowed_hosts": ["llm.example.org"]},
     "huggingFaceToken": {"existingSecret": "hub"},
+    "tracing": {"endpoint": "https://otel.example.org:4318", "sampleRatio": 0.5, "headers": {"existingSecret": "otel"}},
+    "restartOnConfigChange": False,
     "redis": {"enabled": True},
     "postgresql": {"enabled": True, "storageClassName": "fast"},
     "keda": {

@@ -219,6 +219,32 @@ def test_extra_objects_are_templates(helm4: Helm) -> None:
     assert [item.get("data") for item in extra] == [{"release": "demo"}, None]
 
 
+def test_traces_go_to_the_collector_and_name_their_pod(helm4: Helm) -> None:
+    rendered = render(helm4, "cluster")
+    written = yaml.safe_load(rendered.one("ConfigMap", "demo-sluice")["data"]["sluice.yaml"])
+    assert written["tracing"] == {"otlp_endpoint": "https://otel.example.org:4318", "sample_ratio": 0.5}
+    environment = {each["name"]: each for each in rendered.container["env"]}
+    assert environment["OTEL_EXPORTER_OTLP_HEADERS"]["valueFrom"]["secretKeyRef"] == {"name": "otel", "key": "headers"}
+    names = list(environment)
+    attributes = environment["OTEL_RESOURCE_ATTRIBUTES"]["value"]
+    for name in re.findall(r"\$\((\w+)\)", attributes):
+        assert names.index(name) < names.index("OTEL_RESOURCE_ATTRIBUTES"), "Kubernetes fills in what stands before"
+    assert "OTEL_RESOURCE_ATTRIBUTES" not in {each["name"] for each in render(helm4, "default").container["env"]}
+
+
+def test_a_changed_configuration_replaces_pods_unless_they_are_to_read_it(helm4: Helm) -> None:
+    def annotations(**values: Any) -> dict[str, str]:
+        pod = helm4.render(values).one("Deployment")["spec"]["template"]
+        found: dict[str, str] = pod["metadata"]["annotations"]
+        return found
+
+    louder = {"log": {"level": "debug"}}
+    assert annotations() != annotations(config=louder)
+    assert annotations(restartOnConfigChange=False) == annotations(restartOnConfigChange=False, config=louder)
+    mounted = next(m for m in helm4.render({}).container["volumeMounts"] if m["name"] == "config")
+    assert "subPath" not in mounted, "a file mounted by itself never changes"
+
+
 def documented_values() -> dict[str, str]:
     """Dotted key -> the `# --` comment right above it in values.yaml."""
     found: dict[str, str] = {}

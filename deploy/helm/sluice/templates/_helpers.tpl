@@ -168,6 +168,10 @@ projected:
 {{- with .Values.modelSpec }}
 {{- $_ := set $config "models" . }}
 {{- end }}
+{{- with .Values.tracing.endpoint }}
+{{- $tracing := dict "otlp_endpoint" . "sample_ratio" $.Values.tracing.sampleRatio }}
+{{- $_ := set $config "tracing" (merge ($config.tracing | default dict) $tracing) }}
+{{- end }}
 {{- if include "sluice.redis" . }}
 {{- $limits := $config.limits | default dict }}
 {{- if not (hasKey $limits "replicas") }}
@@ -228,6 +232,12 @@ httpGet:
 {{- end }}
 {{- if and .Values.modelSpec (or (hasKey .Values.config "model") (hasKey .Values.config "models")) }}
 {{- fail "modelSpec and config.model, config.models: both say which models there are; choose one" }}
+{{- end }}
+{{- if and .Values.tracing.endpoint (hasKey (.Values.config.tracing | default dict) "otlp_endpoint") }}
+{{- fail "tracing.endpoint and config.tracing.otlp_endpoint: both say where traces go; choose one" }}
+{{- end }}
+{{- if and (not .Values.tracing.endpoint) .Values.tracing.headers.existingSecret }}
+{{- fail "tracing.headers.existingSecret: tracing.endpoint says for whom it is, and is empty" }}
 {{- end }}
 {{- if hasKey (.Values.config.store | default dict) "url_file" }}
 {{- fail "config.store.url_file: set by the chart: set postgresql.existingSecret" }}
