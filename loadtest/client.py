@@ -113,6 +113,11 @@ class Connection(asyncio.Protocol):
             seen = bytes(self._recording.raw[-200:])
             self._answered.set_exception(ConnectionError(f"closed in the middle of an answer: ...{seen!r}"))
 
+    @property
+    def is_open(self) -> bool:
+        """Whether another request may be sent."""
+        return not self._transport.is_closing()
+
     def close(self) -> None:
         self._transport.close()
 
@@ -132,7 +137,8 @@ def _announced_length(raw: bytearray) -> int | None:
 
 
 @contextmanager
-def _without_collector() -> Iterator[None]:
+def without_collector() -> Iterator[None]:
+    """The garbage collector does not run while the clock does."""
     gc.collect()
     gc.disable()
     try:
@@ -170,6 +176,6 @@ def run_load(target: Target, request: bytes, *, connections: int, each: int, tim
     Connections are opened before the clock starts. Raises ``ConnectionError`` when the server hangs up and
     ``TimeoutError`` after ``timeout`` seconds.
     """
-    with _without_collector():
+    with without_collector():
         window: Window = uvloop.run(_run(target, request, connections, each, timeout))
     return window

@@ -58,6 +58,19 @@ class ServerProcess:
         """The server's process and all its descendants."""
         return [self._root, *self._root.children(recursive=True)]
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
+
+    def terminate(self) -> None:
+        """SIGTERM, and nothing more."""
+        self._process.send_signal(signal.SIGTERM)
+
+    def wait(self, timeout: float) -> int:
+        """Its exit code. Raises ``subprocess.TimeoutExpired``."""
+        return self._process.wait(timeout)
+
     def log_tail(self, lines: int = 25) -> str:
         return "\n".join(self._log.read_text("utf-8", "replace").splitlines()[-lines:])
 

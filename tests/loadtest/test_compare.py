@@ -66,4 +66,5 @@ def test_the_gateway_over_the_stub_is_measured_whole(tmp_path: Path) -> None:
     assert compare.main(["--systems", "stub", "--rounds", "1", "--quick", "--model", "toy", "--json", str(file)]) == 0
     (visit,) = json.loads(file.read_text())["visits"]
     assert visit["system"] == "stub"
-    assert all(value > 0 for value in visit["figures"].values())
+    # On a busy machine most events of the stub arrive together with the one before.
+    assert all(value > 0 for name, value in visit["figures"].items() if name != "gap_p50_ms")
