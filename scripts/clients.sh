@@ -3,9 +3,11 @@
 # between runs:
 #
 #   scripts/clients.sh langchain | pydantic-ai | litellm    prints the environment's Python
+#   scripts/clients.sh guidellm                             the same; takes torch's CPU build along (1.2 GB)
 #   scripts/clients.sh node                                 prints the directory with OpenAI's package for Node
 #
-# Needs the uv that scripts/setup.sh fetched, one in PATH, or one named by UV; node needs npm.
+# Needs the uv that scripts/setup.sh fetched, one in PATH, or one named by UV; node needs npm. As in scripts/setup.sh the CPU
+# build of torch comes from a wheel folder (UV_FIND_LINKS, PIP_FIND_LINKS or pip's configuration), else from PyTorch's index.
 set -eu
 
 cd "$(dirname "$0")/.."
@@ -38,6 +40,17 @@ python_client() {
     echo "$CLIENTS/$name/bin/python"
 }
 
+# python_client with torch's CPU build beside it, instead of gigabytes for GPUs.
+torch_client() {
+    links=${UV_FIND_LINKS:-${PIP_FIND_LINKS:-$("$PYTHON" -m pip config get global.find-links 2>/dev/null || true)}}
+    if [ -n "$links" ] && ls "${links%% *}"/torch-*+cpu-*.whl >/dev/null 2>&1; then
+        export UV_FIND_LINKS="$links"
+    else
+        export UV_TORCH_BACKEND=cpu
+    fi
+    python_client "$@" torch==2.13.0+cpu
+}
+
 node_client() {
     if ! made node "$1"; then
         command -v npm >/dev/null || { echo "clients.sh: npm not found" >&2; exit 1; }
@@ -53,6 +66,7 @@ case ${1:-} in
     langchain) python_client langchain langchain-openai==1.7.3 ;;
     pydantic-ai) python_client pydantic-ai 'pydantic-ai-slim[openai]==2.68.0' ;;
     litellm) python_client litellm litellm==1.106.2 mcp ;; # it imports mcp as soon as a request has tools
+    guidellm) torch_client guidellm guidellm==0.8.1 ;;
     node) node_client openai@7.57.0 ;;
-    *) echo "usage: $0 langchain | pydantic-ai | litellm | node" >&2; exit 2 ;;
+    *) echo "usage: $0 langchain | pydantic-ai | litellm | guidellm | node" >&2; exit 2 ;;
 esac
