@@ -25,7 +25,7 @@ def run(load: Coroutine[Any, Any, Result]) -> Result:
 
 
 async def ask_again(target: Target, request: bytes, connections: int, until: float, take: Take) -> None:
-    """``connections`` callers send ``request`` one after the other until ``perf_counter`` says ``until``."""
+    """``connections`` callers send ``request`` one after the other, once at least, until ``perf_counter`` says so."""
     opened = await open_connections(target, connections)
     try:
         await asyncio.gather(*(_asking(connection, request, until, take) for connection in opened))
@@ -34,9 +34,11 @@ async def ask_again(target: Target, request: bytes, connections: int, until: flo
 
 
 async def _asking(connection: Connection, request: bytes, until: float, take: Take) -> None:
-    while perf_counter() < until:
+    while True:
         async with asyncio.timeout(PATIENCE_SECONDS):
             take(await connection.exchange(request))
+        if perf_counter() >= until:
+            return
 
 
 async def ask_times(target: Target, request: bytes, connections: int, total: int, take: Take) -> None:
