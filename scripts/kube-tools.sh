@@ -4,10 +4,11 @@
 # another folder), because the build takes eight minutes or more. Does nothing when all is there.
 #
 #   scripts/kube-tools.sh                      what the tests need
-#   scripts/kube-tools.sh kubelet kube-proxy   more of the same tree, for a node that runs pods
-#   scripts/kube-tools.sh --have               only says whether the tests' part is there, by its exit status
+#   scripts/kube-tools.sh --node               with what a node that runs pods needs beside it (scripts/kube-node.sh)
+#   scripts/kube-tools.sh --have [--node]      only says whether that is there, by its exit status
 #
-# Debian 12 with its usual sources, root or sudo. JOBS=2 builds faster than the default of one job at the lowest priority.
+# Debian 12 with its usual sources, root or sudo. JOBS=2 and NICE=10 build faster than the default of one job at the lowest
+# priority.
 set -euo pipefail
 
 version=1.20.2
@@ -57,7 +58,8 @@ install_builders() {
   done
   [ "${#missing[@]}" = 0 ] && return
   say "installing ${missing[*]}"
-  local install=(env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}")
+  local install=(env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y -qq
+    --no-install-recommends "${missing[@]}")
   as_root "${install[@]}" >/dev/null || { as_root apt-get update -qq && as_root "${install[@]}" >/dev/null; }
 }
 
@@ -87,7 +89,7 @@ build() {
   for part in "$@"; do what+=("cmd/$part"); done
   (cd "$work/kubernetes" && mkdir -p "$work/home" && env -u GOROOT HOME="$work/home" GOPATH="$PWD/.go" \
     GOCACHE="$work/gocache" PATH="/usr/lib/go-1.19/bin:$PATH" CGO_ENABLED=0 GOFLAGS="-p=${JOBS:-1}" \
-    nice -n 19 make WHAT="${what[*]}") >"$work/build.log" 2>&1 || { tail -30 "$work/build.log" >&2; fail "the build failed"; }
+    nice -n "${NICE:-19}" make WHAT="${what[*]}") >"$work/build.log" 2>&1 || { tail -30 "$work/build.log" >&2; fail "the build failed"; }
   for part in "$@"; do
     cp "$(find "$work/kubernetes/_output/local/bin" -type f -name "$part")" "$home/$part.new"
     mv "$home/$part.new" "$home/$part"
@@ -95,7 +97,15 @@ build() {
 }
 
 needed=(kube-apiserver kube-controller-manager)
-if [ "${1:-}" = --have ]; then
+only_ask=
+for argument in "$@"; do
+  case $argument in
+    --node) needed+=(kubelet kube-proxy kube-scheduler) ;;
+    --have) only_ask=1 ;;
+    *) fail "unknown argument: $argument" ;;
+  esac
+done
+if [ -n "$only_ask" ]; then
   for part in etcd "${needed[@]}"; do has "$part" || exit 1; done
   exit 0
 fi
@@ -104,7 +114,7 @@ mkdir -p "$work"
 exec 9>"$home/lock"
 flock 9 # one build at a time
 missing=()
-for part in "${needed[@]}" "$@"; do has "$part" || missing+=("$part"); done
+for part in "${needed[@]}"; do has "$part" || missing+=("$part"); done
 if has etcd && [ "${#missing[@]}" = 0 ]; then rm -rf "$work"; exit 0; fi
 command -v apt-get >/dev/null || fail "this needs Debian's packages: apt-get is not here"
 make_apt
@@ -114,7 +124,7 @@ if [ "${#missing[@]}" != 0 ]; then
   fetch_source
   build "${missing[@]}"
 fi
-for part in etcd "${needed[@]}" "$@"; do has "$part" || fail "$part was made but does not run as $version"; done
+for part in etcd "${needed[@]}"; do has "$part" || fail "$part was made but does not run as $version"; done
 chmod -R u+w "$work" # Go's module cache is read-only
 rm -rf "$work"
 say "all is in $home"
