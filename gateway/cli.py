@@ -85,7 +85,10 @@ def serve(
 
 @app.command()
 def doctor(config: Config = None) -> None:
-    """Check hardware, packages, memory, model and port: what is wrong, and what to do."""
+    """Say what keeps this machine from serving.
+
+    Checks hardware, packages, memory, model, port, store and Redis, and says what to do.
+    """
     from gateway.doctor import report
 
     raise typer.Exit(report(_settings(config, {}), typer.echo))
