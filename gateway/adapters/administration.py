@@ -92,7 +92,7 @@ class AdapterAdministration:
 
     async def change(self, caller: Caller, name: str, request: AdapterChange) -> dict[str, Any]:
         """Pin, unpin, switch on and off. Raises :class:`ApiError` 404, 409, 503."""
-        with self._told(caller, "adapter.update", name, "pinned"):
+        with self._told(caller, "adapter.update", name, "pinned"), self._service.registering(name):
             before = self._registered(caller.principal, name)
             given = {field: value for field, value in request.model_dump().items() if value is not None}
             desired = replace(before, **given)

@@ -68,6 +68,7 @@ class AdapterService:
         self._last: dict[str, Desired] = {}
         self._registering: set[str] = set()
         self._removed: set[str] = set()
+        self._touched: set[str] = set()
         catalog.bring = self.bring
 
     # -- its life -----------------------------------------------------------------------------------------------
@@ -114,17 +115,21 @@ class AdapterService:
 
     @contextmanager
     def registering(self, name: str) -> Iterator[None]:
-        """For the length of a block nobody is astonished that the store does not know ``name`` yet."""
+        """For the length of a block nobody is astonished that the store does not know ``name`` yet, or knows it as it
+        was; nor whoever read the store during it.
+        """
         self._registering.add(name)
         try:
             yield
         finally:
             self._registering.discard(name)
+            self._touched.add(name)
 
     async def _round(self) -> None:
         # What is registered or removed while the store is read is newer than what is read.
         known = set(self._applied) - self._registering
         self._removed.clear()
+        self._touched.clear()
         wanted = self._last = await self._wanted()
         for name in known - set(wanted) - self._registering:
             await self.remove(name)
@@ -133,7 +138,7 @@ class AdapterService:
             *[
                 self._bring(desired, infos.get(name))
                 for name, desired in wanted.items()
-                if name not in self._removed | self._registering
+                if name not in self._removed | self._registering | self._touched
             ]
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, Final
 from urllib.parse import quote, urljoin, urlsplit
 
@@ -31,7 +32,11 @@ class HttpTool:
         self._arguments = Arguments(settings.parameters)
         # Not compressed: a bound on what is read is then a bound on what it becomes.
         self._headers = {"accept": "application/json, text/*", **headers, "accept-encoding": "identity"}
-        self._client = httpx.AsyncClient(follow_redirects=False, timeout=settings.timeout, trust_env=False)
+        # What a tool would have us remember of one caller is not sent for the next one.
+        forgetful = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
+        self._client = httpx.AsyncClient(
+            follow_redirects=False, timeout=settings.timeout, trust_env=False, cookies=forgetful
+        )
 
     async def close(self) -> None:
         """Close its connections."""

@@ -52,6 +52,9 @@ def _handler(server: ToolServer) -> type[BaseHTTPRequestHandler]:
         def _weather(self) -> None:
             self._answer(200, b'{"sky": "clear", "degrees": 21}')
 
+        def _cookie(self) -> None:
+            self._answer(200, b"{}", **{"set-cookie": "caller=the-first; Path=/"})
+
         def _failing(self) -> None:
             self._answer(500, b"secret stack trace")
 

@@ -82,6 +82,15 @@ async def test_what_does_not_work(server: ToolServer, path: str, said: str) -> N
     assert await refused(server, path, {}, method="GET") == ("error", said)
 
 
+async def test_nothing_is_remembered_of_one_caller_for_the_next(server: ToolServer) -> None:
+    settings = HttpToolSettings(description="d", url=f"{server.url}/cookie", method="GET", parameters=ANY)
+    tool = HttpTool("t", settings, {})
+    for _ in range(2):
+        await tool.call({})
+    await tool.close()
+    assert [name for name in server.asked[-1][2] if name.lower() == "cookie"] == []
+
+
 async def test_redirects_on_the_same_host_are_followed(server: ToolServer) -> None:
     assert "clear" in await called(server, "moved", {"x": 1})
     assert [(method, path) for method, path, _, _ in server.asked[-2:]] == [
