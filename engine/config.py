@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import json
 import os
 import re
 import shutil
@@ -18,6 +17,7 @@ import psutil
 
 from engine.adapters.manager import AdapterOptions
 from engine.artifacts.convert import unservable
+from engine.description import described, description
 from engine.layout import Layout, objections
 from engine.machine import available_memory, multiplies_bfloat16
 from engine.transfer import transfer_config
@@ -75,17 +75,18 @@ class EngineConfig:
 
 def kind_of(model: str) -> ModelKind:
     """What the model in a local directory is for, if nobody says. A hub id is taken for one that generates text."""
-    place = Path(model)
-    if not (place / "config.json").is_file():
+    config = description(model)
+    if not config:
         return "generate"
-    config = json.loads((place / "config.json").read_text("utf-8"))
     if config.get("model_type") == "whisper":
         return "transcribe"
-    architectures = config.get("architectures") or [""]
-    if architectures[0].endswith("ForSequenceClassification"):
+    architectures = config.get("architectures")
+    architecture = str(architectures[0]) if isinstance(architectures, list) and architectures else ""
+    if architecture.endswith("ForSequenceClassification"):
         return "classify"
     # sentence-transformers writes modules.json; an encoder without a head can do nothing else.
-    if (place / "modules.json").is_file() or re.search(r"(Bert|Roberta|MPNet)Model$", architectures[0], re.IGNORECASE):
+    modules = Path(model) / "modules.json"
+    if modules.is_file() or re.search(r"(Bert|Roberta|MPNet)Model$", architecture, re.IGNORECASE):
         return "embed"
     return "generate"
 
@@ -97,6 +98,10 @@ def require_files(config: EngineConfig) -> None:
         return
     if not path.is_dir():
         raise EngineUnavailable(f"there is no model in {path}")
+    try:
+        described(config.model)
+    except ValueError as error:
+        raise EngineUnavailable(f"the model in {path}: {error}") from None
     if (reason := unservable(path)) is not None:
         raise EngineUnavailable(f"the model in {path} is {reason}")
 
@@ -173,6 +178,8 @@ def engine_arguments(config: EngineConfig) -> dict[str, Any]:
     Raises :class:`EngineUnavailable` for arguments that contradict what the checks ahead of the engine rely on.
     """
     _refuse_doors(config.arguments)
+    if (awake := sleep_objection(config.arguments)) is not None:
+        raise EngineUnavailable(awake)
     layout = Layout.of(config.arguments)
     for objection in objections(layout, config.model, cpu=on_cpu()):
         raise EngineUnavailable(f"{objection.what}: {objection.remedy}")
@@ -214,6 +221,21 @@ def engine_arguments(config: EngineConfig) -> dict[str, Any]:
         defaults["kv_transfer_config"] = transfer_config(transfer)
     given = {name: value for name, value in config.arguments.items() if name not in defaults or name not in _MERGED}
     return defaults | given | {"model": config.model}
+
+
+def sleep_objection(arguments: Mapping[str, Any]) -> str | None:
+    """Why ``enable_sleep_mode`` cannot be honoured on this machine; None if it can, or nobody asked."""
+    if not (arguments.get("enable_sleep_mode") and on_cpu()):
+        return None
+    return "engine.enable_sleep_mode: there is no sleep on a CPU; leave it out, idle models are unloaded instead"
+
+
+def may_sleep(config: EngineConfig) -> bool:
+    """Whether the engine can be put to sleep. Adapters are read into an engine at any time, and a KV connector has the
+    addresses of its cache: such engines are unloaded.
+    """
+    asked = bool(config.arguments.get("enable_sleep_mode")) and not on_cpu()
+    return asked and config.adapters is None and config.arguments.get("kv_transfer_config") is None
 
 
 #: Callers could hand the engine tensors, or files of this machine; the wire takes neither.
@@ -285,7 +307,7 @@ def _weights_in_memory(config: EngineConfig, dtype: str) -> int:
 
 
 def _stored_dtype(model: str) -> object:
-    said = _model_config(model)
+    said = description(model)
     return said.get("dtype") or said.get("torch_dtype")
 
 
@@ -304,12 +326,5 @@ def weights_bytes(model: str) -> int:
 
 
 def _native_context(model: str) -> int | None:
-    value = _model_config(model).get("max_position_embeddings")
+    value = description(model).get("max_position_embeddings")
     return value if isinstance(value, int) else None
-
-
-def _model_config(model: str) -> dict[str, Any]:
-    """A local model's ``config.json``; empty for a hub id."""
-    file = Path(model) / "config.json"
-    said = json.loads(file.read_text("utf-8")) if file.is_file() else {}
-    return said if isinstance(said, dict) else {}

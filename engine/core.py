@@ -47,6 +47,7 @@ from engine.pooling import Batch, Pooler, prompt_id
 from engine.processes import EngineProcesses, descendants
 from engine.prompt import PromptBuilder, chat_template
 from engine.sampling import check_bounds, check_speculation, to_vllm
+from engine.sleeping import FREE_MEMORY
 from engine.structured.plan import Plan, check_constraint, plan_of
 from engine.structured.uncut import UncutSink
 from engine.transfer import PREFILL_ONLY, facts_of
@@ -265,6 +266,20 @@ class EngineCore:
         """End what another worker at the same engine left running when it died."""
         with suppress(Exception):  # an engine that dies now has nothing running
             await self._llm.engine_core.call_utility_async(FORGET_CLIENT, client)
+
+    async def sleep(self) -> int:
+        """Move the weights to the machine's memory and drop the KV cache; bytes that the fullest device gained."""
+        before = await self._free_memory()
+        await self._llm.sleep(level=1)
+        return max(0, await self._free_memory() - before)
+
+    async def wake(self) -> None:
+        """Bring the weights back."""
+        if not await self._llm.wake_up():
+            raise EngineUnavailable("the engine did not wake up")
+
+    async def _free_memory(self) -> int:
+        return int(await self._llm.engine_core.call_utility_async(FREE_MEMORY))
 
     @property
     def load(self) -> EngineLoad:

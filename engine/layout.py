@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, Final
 
+from engine.description import description
 from engine.types import EngineUnavailable
 
 #: What starts an engine's worker processes: vLLM chooses, in the core's process, by multiprocessing, by Ray.
@@ -112,10 +111,7 @@ def short_of(layout: Layout, devices: int, *, cpu: bool) -> Objection | None:
 
 
 def _shape(model: str) -> Mapping[str, Any]:
-    file = Path(model) / "config.json"
-    if not file.is_file():
-        return {}
-    config = json.loads(file.read_text("utf-8"))
+    config = description(model)
     inner = config.get("text_config")
     return inner if isinstance(inner, dict) else config
 

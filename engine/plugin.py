@@ -13,7 +13,7 @@ import sys
 import time
 import warnings
 
-from engine import forgotten
+from engine import forgotten, sleeping
 from engine.lora_cpu import CPU_LORA
 from engine.lora_cpu import install as install_cpu_lora
 
@@ -38,6 +38,7 @@ def register() -> None:
     if os.getppid() != parent or not _alive(int(gateway)):
         os._exit(1)
     forgotten.install()
+    sleeping.install()
     if os.environ.get(CPU_LORA) == "1":
         install_cpu_lora()
 

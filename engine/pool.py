@@ -204,14 +204,13 @@ class ModelPool(Dispatch):
         resident = self._resident(model)
         # Counted before it is there: what others wait for is not evicted as soon as it was loaded.
         resident.join()
-        if resident.state is ModelState.READY:
-            return resident
-        try:
-            await self._brought(resident)
-        except BaseException:
-            resident.release()
-            raise
-        return resident
+        if resident.state is not ModelState.READY:
+            try:
+                await self._brought(resident)
+            except BaseException:
+                resident.leave()
+                raise
+        return resident.held()
 
     async def load(self, model: str) -> None:
         """See :class:`engine.types.Engine`."""
@@ -272,10 +271,14 @@ class ModelPool(Dispatch):
         resident.load_step = LoadStep.UNDER_WAY
         outcome, failure = "loaded", None
         try:
-            # Before anybody leaves for it.
-            await asyncio.to_thread(self._check, resident.spec.config)
+            if resident.asleep and resident.phase is not Phase.READY:
+                await self._end_engine(resident)  # it died in its sleep
+            if not resident.asleep:
+                # Before anybody leaves for it.
+                await asyncio.to_thread(self._check, resident.spec.config)
             await self._make_room(resident)
-            await self._start(resident)
+            outcome = "woken" if resident.asleep else "loaded"
+            await (self._wake(resident) if resident.asleep else self._start(resident))
         except asyncio.CancelledError:
             outcome, failure = "cancelled", ModelUnavailable("it is unloaded", state=ModelState.UNLOADED)
         except ModelUnavailable as error:
@@ -308,12 +311,27 @@ class ModelPool(Dispatch):
         resident.last_used = time.monotonic()
         resident.enter(ModelState.READY)
 
+    async def _wake(self, resident: Resident) -> None:
+        assert resident.runtime is not None
+        await resident.runtime.wake()
+        resident.asleep = False
+        resident.last_used = time.monotonic()
+        resident.enter(ModelState.READY)
+
     async def _discard(self, resident: Resident, failure: ModelUnavailable) -> None:
-        """What is left of a load that came to nothing."""
+        """What is left of a load that came to nothing. What found no room to wake in sleeps on."""
+        if resident.asleep and failure.state is ModelState.COLD:
+            resident.enter(ModelState.SLEEPING)
+            return
+        await self._end_engine(resident)
+        self._forget(resident, failure.state, None if failure.state is ModelState.UNLOADED else str(failure))
+
+    async def _end_engine(self, resident: Resident) -> None:
+        resident.asleep = False
+        resident.reserved = 0
         if resident.runtime is not None:
             runtime, resident.runtime = resident.runtime, None
             await runtime.stop()
-        self._forget(resident, failure.state, None if failure.state is ModelState.UNLOADED else str(failure))
 
     # -- room -----------------------------------------------------------------------------------------------------
 
@@ -330,7 +348,8 @@ class ModelPool(Dispatch):
         self._check_fits(resident, need)
         try:
             async with asyncio.timeout(self._policy.cold_wait):
-                while self._used() + need > self._policy.budget:
+                # What it keeps in its sleep is part of what it needs.
+                while self._used() - resident.reserved + need > self._policy.budget:
                     await self._evict_one()
         except TimeoutError:
             raise ModelUnavailable("no memory is free", state=ModelState.COLD, retry_after=5.0) from None
@@ -346,12 +365,16 @@ class ModelPool(Dispatch):
         )
 
     async def _evict_one(self) -> None:
-        """Evict the idle model that was not used for longest, or wait until that may have changed."""
-        idle = [each for each in self._models.values() if each.evictable] if self._phase is Phase.READY else []
+        """Evict the idle model that was not used for longest, or wait until that may have changed.
+
+        One that can sleep is put to sleep. Those that are asleep leave altogether when no other is left.
+        """
+        models = self._models.values() if self._phase is Phase.READY else []
+        idle = [each for each in models if each.evictable] or [each for each in models if each.sleeps]
         if idle:
             victim = min(idle, key=lambda each: each.last_used)
             self._evictions[victim.name] += 1
-            await self._take_out(victim, ModelState.COLD)
+            await self._take_out(victim, ModelState.SLEEPING if _can_sleep(victim) else ModelState.COLD)
             return
         self._check_somebody_may_leave()
         self._freed.clear()
@@ -396,9 +419,10 @@ class ModelPool(Dispatch):
 
     async def _take_out(self, resident: Resident, state: ModelState) -> None:
         """Unload, to be ``state`` afterwards. Goes on if the caller is cancelled."""
-        resident.evicting = state is ModelState.COLD
+        resident.evicting = state is not ModelState.UNLOADED
         resident.enter(ModelState.UNLOADING)
-        resident.unloader = asyncio.create_task(self._unload(resident), name=f"unload {resident.name}")
+        work = self._put_to_sleep(resident) if state is ModelState.SLEEPING else self._unload(resident)
+        resident.unloader = asyncio.create_task(work, name=f"unload {resident.name}")
         resident.unloader.add_done_callback(_retrieved)
         await asyncio.shield(resident.unloader)
 
@@ -415,8 +439,23 @@ class ModelPool(Dispatch):
             resident.unloader = None
             self._forget(resident, ModelState.COLD if resident.evicting else ModelState.UNLOADED, None)
 
+    async def _put_to_sleep(self, resident: Resident) -> None:
+        assert resident.runtime is not None
+        try:
+            freed = await resident.runtime.sleep()
+        except Exception:
+            log.exception("model %s does not go to sleep: it is unloaded", resident.name)
+            await self._unload(resident)
+            return
+        resident.asleep = True
+        resident.reserved = max(0, resident.reserved - freed)
+        resident.unloader = None
+        resident.enter(ModelState.SLEEPING)
+        self._room_may_be()
+
     def _forget(self, resident: Resident, state: ModelState, detail: str | None) -> None:
         resident.reserved = resident.size_bytes = 0
+        resident.asleep = False
         resident.enter(state, detail)
         self._room_may_be()
 
@@ -426,7 +465,7 @@ class ModelPool(Dispatch):
         while True:
             await asyncio.sleep(MEASURE_SECONDS)
             for resident in self._models.values():
-                if resident.state is ModelState.READY:
+                if resident.state in (ModelState.READY, ModelState.SLEEPING):
                     await self._measure(resident)
                     resident.refresh()
 
@@ -436,7 +475,8 @@ class ModelPool(Dispatch):
         size = await asyncio.to_thread(runtime.memory_bytes)
         if resident.runtime is runtime and resident.reserved:
             resident.size_bytes = size
-            resident.reserved = resident.spec.memory or taken_bytes(resident.expected, size)
+            if not resident.asleep:
+                resident.reserved = resident.spec.memory or taken_bytes(resident.expected, size)
 
     def _resident(self, model: str) -> Resident:
         resident = self._models.get(model)
@@ -449,6 +489,10 @@ class ModelPool(Dispatch):
         if resident.runtime is None:
             raise self._unavailable(resident)
         return resident.runtime
+
+
+def _can_sleep(resident: Resident) -> bool:
+    return resident.runtime is not None and not resident.asleep and resident.runtime.can_sleep
 
 
 def _phase_of(info: ModelInfo) -> Phase:

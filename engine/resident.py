@@ -41,6 +41,9 @@ class Resident:
     """``users`` are requests that hold it or wait for it; ``reserved`` is its part of the budget, in bytes, of which
     ``expected`` were thought to be needed. ``evicting``: it is unloaded for another, not by an administrator.
 
+    ``holders`` are the users that have got it, ``unused`` is set while there are none. ``asleep``: its engine is there,
+    and has given the device's memory up.
+
     ``on_idle`` is called whenever its last user has gone. ``card`` is what the gateway sees, as of the last change.
     """
 
@@ -50,6 +53,7 @@ class Resident:
         self.state = ModelState.COLD
         self.runtime: VllmEngine | None = None
         self.users = 0
+        self.holders = 0
         self.unused = asyncio.Event()
         self.unused.set()
         self.last_used = 0.0
@@ -64,6 +68,7 @@ class Resident:
         self.loader: asyncio.Task[None] | None = None
         self.unloader: asyncio.Task[None] | None = None
         self.evicting = False
+        self.asleep = False
         self.card = ModelInfo(
             self.name,
             int(time.time()),
@@ -128,8 +133,16 @@ class Resident:
     @property
     def evictable(self) -> bool:
         """Whether it may leave now to make room."""
-        idle = not self.users and self.runtime is not None and not self.runtime.busy
-        return self.state is ModelState.READY and idle and not self.spec.pin
+        return self.state is ModelState.READY and self._idle and not self.spec.pin
+
+    @property
+    def sleeps(self) -> bool:
+        """Whether it is asleep, and nobody wants it: what it still keeps may be taken from it too."""
+        return self.state is ModelState.SLEEPING and self._idle
+
+    @property
+    def _idle(self) -> bool:
+        return not self.users and self.runtime is not None and not self.runtime.busy
 
     def retry_after(self) -> float:
         """Seconds until it is probably there, by what its last load took."""
@@ -139,14 +152,25 @@ class Resident:
     # -- who uses it ----------------------------------------------------------------------------------------------
 
     def join(self) -> None:
-        """One more user."""
+        """One more user, who has not got it yet."""
         self.users += 1
+
+    def held(self) -> Resident:
+        """One of the users has got it: a resident is the hold of each of its holders."""
+        self.holders += 1
         self.unused.clear()
+        return self
 
     def release(self) -> None:
-        """See :class:`engine.types.Hold`: a resident is the hold of each of its users."""
+        """See :class:`engine.types.Hold`."""
+        self.holders -= 1
+        if not self.holders:
+            self.unused.set()
+        self.leave()
+
+    def leave(self) -> None:
+        """One user less, who does not hold it."""
         self.users -= 1
         self.last_used = time.monotonic()
         if not self.users:
-            self.unused.set()
             self._on_idle()

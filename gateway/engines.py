@@ -20,7 +20,7 @@ from engine.config import (
     require_files,
 )
 from engine.types import ModelKind
-from gateway.settings import Settings
+from gateway.settings import ModelSettings, Settings
 
 if TYPE_CHECKING:
     from engine.adapters.residency import LoraObserver
@@ -54,6 +54,28 @@ def first_served(settings: Settings, model: str, name: str) -> Served:
     return Served(model, name, kind_of(model), settings.engine, settings.tool_parser, pin=True, preload=True)
 
 
+def more_served(model: ModelSettings, path: str) -> Served:
+    """One of ``models``, which is in ``path``."""
+    kind = model.kind or kind_of(path)
+    return Served(path, model.name, kind, model.engine, model.tool_parser, model.pin, model.preload, model.memory)
+
+
+def engine_config(settings: Settings, model: Served) -> EngineConfig:
+    """How ``model`` is run."""
+    return EngineConfig(
+        model=model.path,
+        served_name=model.name,
+        arguments=model.arguments,
+        hang_timeout=settings.hang_timeout,
+        kill_timeout=settings.engine_kill_timeout,
+        tool_parser=model.tool_parser,
+        schema_seconds=settings.schema_seconds,
+        max_images=settings.media.max_images,
+        kind=model.kind,
+        adapters=_adapters(settings) if model.kind == "generate" else None,
+    )
+
+
 def shared_engines(settings: Settings, model: Served) -> SharedEngines:
     """Where engines for several workers come from. Slow the first time: it imports vLLM.
 
@@ -64,7 +86,7 @@ def shared_engines(settings: Settings, model: Served) -> SharedEngines:
     check_environment(os.environ)
     from engine.shared import SharedEngines
 
-    return SharedEngines(_config(settings, model), settings.workers)
+    return SharedEngines(engine_config(settings, model), settings.workers)
 
 
 def _prepare(settings: Settings, models: Sequence[Served]) -> None:
@@ -97,7 +119,7 @@ def build_pool(
         return VllmEngine(config, starts=starts, metrics=metrics, observer=observer, attachments=attachments)
 
     specs = [
-        ModelSpec(_config(settings, model), model.pin, model.preload or not index, model.memory)
+        ModelSpec(engine_config(settings, model), model.pin, model.preload or not index, model.memory)
         for index, model in enumerate(models)
     ]
     chosen = settings.pool
@@ -110,21 +132,6 @@ def build_pool(
         unload_timeout=chosen.unload_timeout,
     )
     return ModelPool(specs, policy, make, metrics, require_files)
-
-
-def _config(settings: Settings, model: Served) -> EngineConfig:
-    return EngineConfig(
-        model=model.path,
-        served_name=model.name,
-        arguments=model.arguments,
-        hang_timeout=settings.hang_timeout,
-        kill_timeout=settings.engine_kill_timeout,
-        tool_parser=model.tool_parser,
-        schema_seconds=settings.schema_seconds,
-        max_images=settings.media.max_images,
-        kind=model.kind,
-        adapters=_adapters(settings) if model.kind == "generate" else None,
-    )
 
 
 def _adapters(settings: Settings) -> AdapterOptions | None:

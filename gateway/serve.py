@@ -22,7 +22,7 @@ from pydantic import SecretStr
 from engine.types import EngineUnavailable
 from gateway.access.secret import KEYS, DeploymentSecret, deployment_secret
 from gateway.app import NO_AUTHENTICATION, create_app
-from gateway.engines import Served, build_pool, first_served
+from gateway.engines import Served, build_pool, first_served, more_served
 from gateway.floors import too_old
 from gateway.guardian.build import SAMPLE_MODEL
 from gateway.http.listener import AddressUnavailableError
@@ -237,7 +237,7 @@ def _resolve_first(settings: Settings) -> Served:
 
 def _served(settings: Settings, model: ModelSettings) -> Served:
     path, _ = _located(settings, model.model, f"models ({model.name})")
-    return Served(path, model.name, model.kind, model.engine, model.tool_parser, model.pin, model.preload, model.memory)
+    return more_served(model, path)
 
 
 def _located(settings: Settings, model: str, setting: str) -> tuple[str, str]:

@@ -48,7 +48,10 @@ class ModelSettings(Section):
         min_length=1,
         description="A local directory, a hub id, `sample:NAME` (embedded) or `repository:NAME` (uploaded).",
     )
-    kind: ModelKind = Field("generate", description="What it is for: generate, embed, classify, score or transcribe.")
+    kind: ModelKind | None = Field(
+        None,
+        description="What it is for: generate, embed, classify, score or transcribe; default: what its directory says.",
+    )
     engine: dict[str, Any] = Field({}, description="vLLM's engine arguments by their own names.")
     tool_parser: str = Field("auto", min_length=1, description="As the setting of the same name, for this model.")
     pin: bool = Field(False, description="Never evict it to make room for another.")

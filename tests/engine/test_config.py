@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from engine import config
+from engine.adapters.manager import AdapterOptions
 from engine.config import (
     EngineConfig,
     check_environment,
@@ -18,6 +19,7 @@ from engine.config import (
     engine_arguments,
     keep_sockets_private,
     kind_of,
+    may_sleep,
     needed_bytes,
     prepare_environment,
 )
@@ -162,3 +164,23 @@ def test_a_sentence_transformer_embeds_whatever_it_is_built_on(tmp_path: Path) -
     (tmp_path / "modules.json").write_text("[]", "utf-8")
     assert kind_of(str(tmp_path)) == "embed"
     assert kind_of("org/name") == "generate"
+
+
+def test_sleep_is_refused_by_name_where_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = EngineConfig(str(tmp_path), "m", {"enable_sleep_mode": True})
+    monkeypatch.setattr(config, "on_cpu", lambda: True)
+    with pytest.raises(EngineUnavailable, match=r"engine\.enable_sleep_mode: there is no sleep on a CPU"):
+        engine_arguments(asked)
+    assert not may_sleep(asked)
+    assert engine_arguments(EngineConfig(str(tmp_path), "m", {"enable_sleep_mode": False}))
+    monkeypatch.setattr(config, "on_cpu", lambda: False)
+    assert engine_arguments(asked)["enable_sleep_mode"] is True
+    assert may_sleep(asked)
+
+
+def test_who_may_not_sleep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "on_cpu", lambda: False)
+    assert not may_sleep(EngineConfig(str(tmp_path), "m"))
+    sleepy = {"enable_sleep_mode": True}
+    assert not may_sleep(EngineConfig(str(tmp_path), "m", sleepy, adapters=AdapterOptions(tmp_path)))
+    assert not may_sleep(EngineConfig(str(tmp_path), "m", sleepy | {"kv_transfer_config": {"kv_connector": "x"}}))

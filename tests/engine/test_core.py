@@ -8,13 +8,15 @@ import os
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from engine.config import on_cpu
 from engine.toy import make_toy_model
-from engine.types import Delta, GenerationRequest, Prompt, Sampling
+from engine.types import Delta, EngineUnavailable, GenerationRequest, Prompt, Sampling
 from tests.support.client import Client
 from tests.support.gateways import KEY, Threaded
 
@@ -82,6 +84,34 @@ def test_usage_tells_cached_tokens_streamed_and_not(real: Threaded, path: str, n
     assert fresh["prompt_tokens_details"] == {"cached_tokens": 0}
     assert again == streamed
     assert 0 < again["prompt_tokens_details"]["cached_tokens"] < again["prompt_tokens"] == fresh["prompt_tokens"]
+
+
+@pytest.mark.engine
+def test_an_engine_that_sleeps_answers_nobody_and_wakes_as_it_was(real: Threaded) -> None:
+    """On a CPU nothing is moved; the calls, the pause and the way back are those of a GPU."""
+    runtime = real.live.engine.runtime(MODEL)
+    pids = runtime.core.processes.pids
+    prompt = Prompt(list(range(1000, 1040)))
+    request = GenerationRequest("sleep", MODEL, prompt, Sampling(max_tokens=4, temperature=0.0), stream=True)
+
+    async def said(name: str) -> list[str]:
+        return [delta.text async for delta in real.live.engine.generate(replace(request, request_id=name))]
+
+    async def nap() -> None:
+        before = await said("sleep-before")
+        freed = await runtime.sleep()
+        try:
+            assert freed == 0 or not on_cpu()
+            with pytest.raises(EngineUnavailable):
+                runtime.check(request)
+            assert await runtime.core._llm.is_sleeping()
+        finally:
+            await runtime.wake()
+        assert not await runtime.core._llm.is_sleeping()
+        assert await said("sleep-after") == before
+
+    real.run(nap())
+    assert runtime.core.processes.pids == pids
 
 
 @pytest.mark.slow

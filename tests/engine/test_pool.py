@@ -36,6 +36,7 @@ class Pretended:
         self.phase = Phase.STARTING
         self.busy = False
         self.stopped = False
+        self.can_sleep = self.name in house.sleepers
 
     async def start(self) -> None:
         self.house.started.append(self.name)
@@ -48,6 +49,19 @@ class Pretended:
         await asyncio.sleep(0)
         self.phase = Phase.STOPPED
         self.stopped = True
+
+    async def sleep(self) -> int:
+        self.house.slept.append(self.name)
+        await asyncio.sleep(0)
+        if (fault := self.house.faults.get(self.name)) is not None:
+            raise fault
+        return self.house.freed
+
+    async def wake(self) -> None:
+        self.house.woken.append(self.name)
+        await self.house.gates.get(self.name, _OPEN)()
+        if (fault := self.house.faults.get(self.name)) is not None:
+            raise fault
 
     async def drain(self) -> None:
         self.phase = Phase.DRAINING
@@ -82,6 +96,10 @@ class House:
         self.gates: dict[str, Callable[[], Any]] = {}
         self.faults: dict[str, Exception] = {}
         self.pools: list[ModelPool] = []
+        self.sleepers: str = ""
+        self.slept: list[str] = []
+        self.woken: list[str] = []
+        self.freed = 3
 
     async def pool(self, *specs: ModelSpec, budget: int = 10, **policy: Any) -> ModelPool:
         pool = ModelPool(specs, PoolPolicy(budget, **policy), cast(Any, self.make))
@@ -352,10 +370,14 @@ async def test_unknown_models(house: House) -> None:
     assert pool.slots("b") == 0
 
 
+@pytest.mark.parametrize("sleepers", ["", "ace"])
 @pytest.mark.parametrize("seed", range(4))
-async def test_whatever_comes_the_budget_holds_and_nobody_is_left_waiting(house: House, seed: int) -> None:
+async def test_whatever_comes_the_budget_holds_and_nobody_is_left_waiting(
+    house: House, seed: int, sleepers: str
+) -> None:
     dice = random.Random(seed)
     names = "abcde"
+    house.sleepers, house.freed = sleepers, 2
     pool = await house.pool(*(model(name, dice.randint(2, 6)) for name in names), cold_wait=5.0, failed_pause=0.0)
     watcher = asyncio.create_task(_budget_holds(pool))
 
@@ -397,3 +419,151 @@ async def _budget_holds(pool: ModelPool) -> None:
         state = pool.pool()
         assert state.used_bytes <= state.budget_bytes
         await asyncio.sleep(0.001)
+
+
+async def test_who_comes_while_a_failed_engine_is_taken_out_does_not_hold_that_up(house: House) -> None:
+    pool = await house.pool(model("a"))
+    hold = await pool.hold("a")
+    house.made[0].phase = Phase.FAILED
+    loading = asyncio.ensure_future(pool.load("a"))
+    await settled()
+    assert states(pool) == {"a": "unloading"}
+    coming = asyncio.ensure_future(pool.hold("a"))
+    await settled()
+    hold.release()
+    await asyncio.wait_for(loading, 5)  # not for as long as unload_timeout
+    (await asyncio.wait_for(coming, 5)).release()
+    assert states(pool) == {"a": "ready"}
+
+
+@pytest.mark.parametrize("turns", range(12))
+async def test_nobody_waits_for_somebody_who_waits_for_the_eviction(house: House, turns: int) -> None:
+    pool = await house.pool(model("a", 8), model("b", 8))
+    (await pool.hold("a")).release()
+    b = asyncio.ensure_future(pool.hold("b"))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    a = asyncio.ensure_future(pool.hold("a"))
+    for each in (b, a):
+        each.add_done_callback(lambda done: done.result().release())
+    await asyncio.wait_for(asyncio.gather(a, b), 5)
+
+
+# -- sleep ------------------------------------------------------------------------------------------------------------
+
+
+async def test_one_that_can_sleep_is_put_to_sleep_and_woken_when_it_is_wanted(house: House) -> None:
+    house.sleepers = "a"
+    pool = await house.pool(model("a", 8), model("b", 8))
+    (await pool.hold("a")).release()
+    house.freed = 7
+    (await pool.hold("b")).release()
+    assert states(pool) == {"a": "sleeping", "b": "ready"}
+    assert pool.pool().used_bytes == 9  # what it keeps counts
+    assert (house.slept, house.alive) == (["a"], ["a", "b"])
+    assert pool.state().phase is Phase.READY
+    hold = await pool.hold("a")
+    assert states(pool) == {"a": "ready", "b": "cold"}
+    assert (house.woken, house.started) == (["a"], ["a", "b"])
+    assert pool.pool().used_bytes == 8
+    assert pool.pool().loads[("a", "woken")] == 1
+    assert pool.pool().evictions == {"a": 1, "b": 1}
+    hold.release()
+
+
+async def test_sleepers_leave_altogether_when_that_is_what_is_needed(house: House) -> None:
+    house.sleepers = "a"
+    pool = await house.pool(model("a", 8), model("b", 8))
+    (await pool.hold("a")).release()
+    house.freed = 3
+    (await pool.hold("b")).release()
+    assert states(pool) == {"a": "cold", "b": "ready"}
+    assert (pool.pool().used_bytes, house.alive) == (8, ["b"])
+
+
+async def test_who_is_in_use_or_pinned_does_not_sleep(house: House) -> None:
+    house.sleepers = "ab"
+    pool = await house.pool(model("a", 3, pin=True, preload=True), model("b", 3), model("c", 6), cold_wait=0.05)
+    hold = await pool.hold("b")
+    with pytest.raises(ModelUnavailable):
+        await pool.hold("c")
+    assert house.slept == []
+    hold.release()
+
+
+async def test_a_sleeper_that_finds_no_room_sleeps_on(house: House) -> None:
+    house.sleepers = "a"
+    house.freed = 6
+    pool = await house.pool(model("a", 8), model("b", 8), cold_wait=0.05)
+    (await pool.hold("a")).release()
+    hold = await pool.hold("b")
+    with pytest.raises(ModelUnavailable):
+        await pool.hold("a")
+    await asyncio.sleep(0.1)
+    assert states(pool) == {"a": "sleeping", "b": "ready"}
+    hold.release()
+    (await pool.hold("a")).release()
+    assert house.started == ["a", "b"]
+
+
+async def test_one_that_died_in_its_sleep_is_loaded_anew(house: House) -> None:
+    house.sleepers = "a"
+    house.freed = 8
+    pool = await house.pool(model("a", 8), model("b", 2))
+    (await pool.hold("a")).release()
+    await pool._evict_one()
+    assert states(pool)["a"] == "sleeping"
+    house.made[0].phase = Phase.FAILED
+    (await pool.hold("a")).release()
+    assert (house.started, house.woken, house.alive) == (["a", "a"], [], ["a"])
+    assert pool.pool().used_bytes == 8
+
+
+async def test_one_that_does_not_wake_has_failed_and_keeps_nothing(house: House) -> None:
+    house.sleepers = "a"
+    pool = await house.pool(model("a", 8))
+    (await pool.hold("a")).release()
+    await pool._evict_one()
+    house.faults["a"] = RuntimeError("no")
+    with pytest.raises(ModelUnavailable) as refused:
+        await pool.hold("a")
+    assert refused.value.state is ModelState.FAILED
+    assert (states(pool), pool.pool().used_bytes, house.alive) == ({"a": "failed"}, 0, [])
+
+
+async def test_one_that_does_not_go_to_sleep_is_unloaded(house: House) -> None:
+    house.sleepers = "a"
+    pool = await house.pool(model("a", 8), model("b", 8))
+    (await pool.hold("a")).release()
+    house.faults["a"] = RuntimeError("no")
+    (await pool.hold("b")).release()
+    assert (states(pool), house.alive) == ({"a": "cold", "b": "ready"}, ["b"])
+
+
+async def test_an_administrator_unloads_a_sleeper_and_loads_one(house: House) -> None:
+    house.sleepers = "a"
+    pool = await house.pool(model("a", 8))
+    (await pool.hold("a")).release()
+    await pool._evict_one()
+    await pool.load("a")
+    assert (states(pool), house.woken) == ({"a": "ready"}, ["a"])
+    await pool._evict_one()
+    await pool.unload("a")
+    assert (states(pool), pool.pool().used_bytes, house.alive) == ({"a": "unloaded"}, 0, [])
+    with pytest.raises(ModelUnavailable):
+        await pool.hold("a")
+
+
+async def test_unloaded_while_it_is_woken(house: House) -> None:
+    house.sleepers = "a"
+    pool = await house.pool(model("a", 8))
+    (await pool.hold("a")).release()
+    await pool._evict_one()
+    house.gates["a"] = asyncio.Event().wait
+    waiting = asyncio.ensure_future(pool.hold("a"))
+    await settled()
+    assert states(pool) == {"a": "loading"}
+    await pool.unload("a")
+    with pytest.raises(ModelUnavailable):
+        await waiting
+    assert (states(pool), pool.pool().used_bytes, house.alive) == ({"a": "unloaded"}, 0, [])

@@ -37,6 +37,72 @@ def test_what_is_wrong_and_what_to_do(tmp_path: Path) -> None:
     assert said.count("      -> ") == said.count("WRONG")
 
 
+def directory(path: Path, config: str = '{"architectures": ["LlamaForCausalLM"]}', *, size: int = 8) -> str:
+    path.mkdir()
+    (path / "config.json").write_text(config)
+    with (path / "model.safetensors").open("wb") as weights:
+        weights.truncate(size)
+    return str(path)
+
+
+def test_every_model_is_judged(tmp_path: Path) -> None:
+    llm = directory(tmp_path / "llm")
+    embedder = directory(tmp_path / "embedder", '{"architectures": ["BertModel"]}')
+    models: list[dict[str, Any]] = [
+        {"name": "right", "model": embedder},
+        {"name": "sample", "model": "sample:all-minilm-l6-v2"},
+        {"name": "hub", "model": "org/name", "engine": {"max_model_len": 64}},
+        {"name": "late", "model": "repository:late"},
+    ]
+    good = {"model": llm, "repository": {"enabled": True}, "pool": {"memory": "64GiB"}}
+    status, said = diagnosis(tmp_path, models=models, **good)
+    assert status == 0, said
+    for name in ("model:", "models (right):", "models (sample):", "models (hub): org/name (from the hub"):
+        assert f"ok    {name}" in said
+    assert "models (late): repository:late (not uploaded yet)" in said
+    assert "ok    pool: 5 models, about" in said
+
+
+@pytest.mark.parametrize(
+    ("model", "wrong"),
+    [
+        ({"model": "/nowhere"}, "models (m): /nowhere: there is no such directory"),
+        ({"model": "no such/hub/id"}, "models (m): no such/hub/id is no directory, and no id on the hub"),
+        ({"model": "sample:gpt"}, "models (m): sample:gpt: there is no such sample"),
+        ({"model": "repository:m"}, "models (m): repository:m: there is no repository"),
+        ({"model": "EMBEDDER", "kind": "generate"}, "models (m): kind is generate, and the model is one to embed"),
+        ({"model": "EMBEDDER", "kind": "score"}, "models (m): kind is score, and the model is one to embed"),
+        ({"model": "BROKEN"}, "config.json cannot be read"),
+        ({"model": "LIST"}, "config.json is not an object"),
+        ({"model": "LLM", "engine": {"max_model_length": 8}}, "m: engine.max_model_length: vLLM knows no such"),
+        ({"model": "LLM", "engine": {"enable_sleep_mode": True}}, "m: engine.enable_sleep_mode: there is no sleep"),
+        ({"model": "LLM", "engine": {"enable_prompt_embeds": True}}, "m: engine.enable_prompt_embeds must not be set"),
+        ({"model": "LLM", "engine": {"tensor_parallel_size": 0}}, "m: engine.tensor_parallel_size: expected a number"),
+        ({"model": "LARGE"}, "models (m): it needs about 13"),
+        ({"model": "LLM", "memory": "4GiB"}, "models (m): it needs about 4.0 GiB; the budget is 6.0 GiB, of which 2.5"),
+        ({"model": "LLM", "memory": "2GiB", "preload": True}, "pool: what is loaded at start needs about 6.5 GiB"),
+        ({"model": "LLM", "name": "llm"}, "models: the name 'llm' is used twice"),
+    ],
+)
+def test_what_is_wrong_with_one_of_several_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: dict[str, Any], wrong: str
+) -> None:
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
+    places = {
+        "LLM": directory(tmp_path / "llm"),
+        "EMBEDDER": directory(tmp_path / "embedder", '{"architectures": ["BertModel"]}'),
+        "BROKEN": directory(tmp_path / "broken", "{"),
+        "LIST": directory(tmp_path / "list", "[]"),
+        "LARGE": directory(tmp_path / "large", size=100 * 2**30),
+    }
+    described = {"name": "m", **model, "model": places.get(model["model"], model["model"])}
+    more = [{"name": "other", "model": places["LLM"], "memory": "2GiB", "preload": True}] if "preload" in model else []
+    status, said = diagnosis(tmp_path, model=places["LLM"], models=[described, *more], pool={"memory": "6GiB"})
+    assert (status, f"WRONG {wrong}" in said or f": {wrong}" in said) == (1, True), said
+    assert said.count("WRONG") == 1, said
+    assert said.count("      -> ") == 1
+
+
 def test_a_layout_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"num_attention_heads": 9, "num_hidden_layers": 2}')
     (tmp_path / "model.safetensors").write_bytes(bytes(8))
