@@ -33,6 +33,7 @@ from gateway.admission import Gate, GateLimits, Gates
 from gateway.admission.adaptive import AdaptiveBound
 from gateway.agent.loop import Served
 from gateway.agent.toolbox import AgentMetrics, Toolbox
+from gateway.claims import Claims
 from gateway.console.assets import read_assets
 from gateway.disaggregation.build import Disaggregation
 from gateway.front import Front
@@ -147,7 +148,8 @@ def create_app(
     jwt = jwt_identity(settings.jwt, metrics) if settings.jwt else None
     media = build_media(settings.media, metrics)
     names = _Registry(settings, metrics, store)
-    adapters = _Adapters(settings, engine, store, names.table)
+    claims = Claims()
+    adapters = _Adapters(settings, engine, store, names.table, claims)
     build = partial(_generation, settings.limits.namespace, jwt, keys.ring if keys is not None else None)
     generations = Generations(build(None, settings, 1))
     limits = build_limits(settings, metrics, lambda: generations.seen().limits)
@@ -219,7 +221,7 @@ def create_app(
             *repository.routes(pipeline.enter, uploaded),
             *(keys.routes(pipeline) if keys is not None else ()),
             *status.routes(pipeline, told),
-            *names.routes(pipeline, engine, adapters.catalog),
+            *names.routes(pipeline, engine, adapters.catalog, claims),
             *(console.routes(read_assets()) if settings.serves_console() else ()),
             *system.health_routes(gateway.is_started, gateway.not_ready_reason, gateway.degraded),
             *system.metrics_routes(
@@ -338,7 +340,9 @@ class _Keys:
 class _Adapters:
     """The adapters: which there should be, which may be named, and who may change that."""
 
-    def __init__(self, settings: Settings, engine: Engine, store: Store | None, names: RoutingTable) -> None:
+    def __init__(
+        self, settings: Settings, engine: Engine, store: Store | None, names: RoutingTable, claims: Claims
+    ) -> None:
         own = settings.adapters
         self.catalog = AdapterCatalog()
         policy = SourcePolicy(
@@ -354,7 +358,14 @@ class _Adapters:
         self.service = AdapterService(own, engine, self.catalog, sources, records, call)
         record = store.audit.record if store is not None else unaudited
         self.administration = AdapterAdministration(
-            engine, self.service, sources, records, call, record, taken=lambda name: names.get(name) is not None
+            engine,
+            self.service,
+            sources,
+            records,
+            call,
+            record,
+            taken=lambda name: names.get(name) is not None,
+            claims=claims,
         )
 
 
@@ -385,12 +396,12 @@ class _Registry:
         for service in self.services:
             service.ended(arm, ending, seconds)
 
-    def routes(self, pipeline: Pipeline, engine: Engine, adapters: AdapterCatalog) -> Sequence[Route]:
+    def routes(self, pipeline: Pipeline, engine: Engine, adapters: AdapterCatalog, claims: Claims) -> Sequence[Route]:
         if self._store is None:
             return ()
         call, record = StoreCalls(self._store).call, self._store.audit.record
         changed = self.services[0].changed
-        acts = RegistryAdministration(engine, adapters, self._repository, call, record, changed)
+        acts = RegistryAdministration(engine, adapters, self._repository, call, record, changed, claims=claims)
         return registry_routes.routes(pipeline.enter, acts)
 
 

@@ -15,6 +15,7 @@ from gateway.access.principal import Principal, Scope
 from gateway.adapters.desired import AdapterRecords, Desired
 from gateway.adapters.service import AdapterService
 from gateway.adapters.sources import Source, SourceRefused, Sources
+from gateway.claims import Claims
 from gateway.errors import (
     ApiError,
     adapter_in_use,
@@ -52,9 +53,11 @@ class AdapterAdministration:
         record: Callable[[AuditEntry], None],
         wall: Callable[[], float] = time.time,
         taken: Callable[[str], bool] = lambda _name: False,
+        claims: Claims | None = None,
     ) -> None:
         self._engine = engine
         self._taken = taken
+        self._claims = claims or Claims()
         self._service = service
         self._sources = sources
         self._records = records
@@ -79,7 +82,11 @@ class AdapterAdministration:
     async def create(self, caller: Caller, request: AdapterCreate) -> dict[str, Any]:
         """Fetch, check and serve an adapter. Raises :class:`ApiError` 400, 403, 409, 422, 503."""
         param = "path" if request.path is not None else "source"
-        with self._told(caller, "adapter.create", request.name, param), self._service.registering(request.name):
+        with (
+            self._told(caller, "adapter.create", request.name, param),
+            self._claims.claimed(request.name, "adapter"),
+            self._service.registering(request.name),
+        ):
             desired = self._wanted(caller, request)
             self._require_free(caller, desired)
             self._sources.check(desired.source)

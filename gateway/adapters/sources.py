@@ -122,7 +122,10 @@ class Sources:
 
     def _inside_roots(self, text: str) -> Path:
         """The real path, if it is below a root: links lead where they lead."""
-        real = Path(text).expanduser().resolve()
+        try:
+            real = Path(text).expanduser().resolve()
+        except (OSError, RuntimeError):  # links in a circle, or somebody's home who is nobody
+            raise SourceRefused("The path leads nowhere.", "path_not_allowed") from None
         for root in self._policy.roots:
             inside = root.expanduser().resolve()
             if real != inside and real.is_relative_to(inside):

@@ -74,7 +74,7 @@ class ArmWeight(_Body):
     """A version's part of the traffic."""
 
     version: VersionNumber = Field(description="Its number.")
-    weight: Annotated[float, Field(gt=0, le=1e6)] = Field(description="Relative to the other weights.")
+    weight: Annotated[float, Field(ge=1e-6, le=1e6)] = Field(description="Relative to the other weights.")
 
 
 class SplitRequest(_Body):

@@ -13,6 +13,7 @@ from typing import Any, Final
 from engine.types import Engine
 from gateway.access.administration import Caller
 from gateway.adapters.catalog import AdapterCatalog
+from gateway.claims import Claims
 from gateway.errors import ApiError, beyond_own_powers, conflict, invalid, store_unavailable
 from gateway.protocol.registry import CanaryRequest, ShadowRequest, SplitRequest, VersionCreate
 from gateway.registry import acts
@@ -47,6 +48,7 @@ class RegistryAdministration:
         record: Callable[[AuditEntry], None],
         changed: Callable[[], Awaitable[None]],
         wall: Callable[[], float] = time.time,
+        claims: Claims | None = None,
     ) -> None:
         self._engine = engine
         self._adapters = adapters
@@ -55,6 +57,7 @@ class RegistryAdministration:
         self._record = record
         self._changed = changed
         self._wall = wall
+        self._claims = claims or Claims()
 
     async def all(self) -> list[dict[str, Any]]:
         """Every name, as it goes out, as the store has it."""
@@ -70,7 +73,7 @@ class RegistryAdministration:
 
     async def add(self, caller: Caller, request: VersionCreate) -> dict[str, Any]:
         """Make a version, and the name if it is new."""
-        with self._told(caller, "registry.add", request.name):
+        with self._told(caller, "registry.add", request.name), self._claims.claimed(request.name, "registry"):
             version = self._version(caller, request)
 
             def change(before: Name | None) -> Name:
@@ -80,8 +83,8 @@ class RegistryAdministration:
                 return acts.activated(name, numbered.number) if request.activate else name
 
             after: Name = await self._call(lambda: self._repository.update(request.name, change))
-        detail = {"version": after.last, "target": version.target, "activated": request.activate}
-        return await self._done(caller, "registry.add", after, detail)
+            detail = {"version": after.last, "target": version.target, "activated": request.activate}
+            return await self._done(caller, "registry.add", after, detail)
 
     async def activate(self, caller: Caller, name: str, number: int) -> dict[str, Any]:
         """Give all traffic to one version."""

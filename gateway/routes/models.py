@@ -16,7 +16,9 @@ from gateway.exchange import Exchange
 from gateway.guardian.check import GuardPolicy
 from gateway.limits.reserve import LimitClass
 from gateway.pipeline import Pipeline
+from gateway.protocol.registry import MAX_BODY_BYTES, Nothing, parse_body
 from gateway.protocol.responses import DeletedModel, Model, ModelList
+from gateway.routes.admin_keys import has_body
 from gateway.routing import Route
 from gateway.store.audit import AuditEntry
 
@@ -50,6 +52,8 @@ def routes(pipeline: Pipeline, engine: Engine, audit: Callable[[AuditEntry], Non
     async def load(exchange: Exchange) -> None:
         principal = await pipeline.enter(exchange)
         model = _named(exchange, principal, engine)
+        if has_body(exchange):
+            parse_body(Nothing, await exchange.json_body(MAX_BODY_BYTES))
         log.info("model %s is loaded by %s", model.id, principal.id)
         audit(_act(exchange, principal, "model.load", model.id))
         try:

@@ -126,6 +126,15 @@ async def test_what_is_registered_or_removed_during_a_look_at_the_store_stays_so
             await asyncio.sleep(POLL / 2)
 
 
+async def test_paths_that_lead_nowhere(live: Live, tmp_path: Path) -> None:
+    (tmp_path / "root" / "circle").symlink_to(tmp_path / "root" / "circle")
+    async with http(live) as client:
+        for path in (str(tmp_path / "root" / "circle"), "~nobody-of-this-name/x", "/proc/self/fd/0"):
+            answer = await client.post("/v1/adapters", json={"name": "x", "path": path})
+            error = answer.json()["error"]
+            assert (answer.status_code, error["code"], error["param"]) == (400, "path_not_allowed", "path")
+
+
 async def test_tenants_do_not_see_each_others_adapters(live: Live, tmp_path: Path) -> None:
     mine, others = await key_of(live, tenant="team-a"), await key_of(live, tenant="team-b")
     path = adapter_at(tmp_path, "one")

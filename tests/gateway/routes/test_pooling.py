@@ -232,3 +232,9 @@ async def test_each_state_has_its_code(stub: Live, state: ModelState, code: str)
         chat = {"model": "stub", "messages": [{"role": "user", "content": "hello"}]}
         assert_error(await http.post("/v1/chat/completions", json=chat), 503, code, "model", "server_error")
     assert stub.ledger.entries == []
+
+
+async def test_a_load_takes_no_fields(http: httpx.AsyncClient) -> None:
+    refused = await http.post("/v1/models/embedder/load", json={"path": "../elsewhere"})
+    assert_error(refused, 400, "unknown_parameter", "path")
+    assert (await http.post("/v1/models/embedder/load", json={})).status_code == 200

@@ -355,6 +355,34 @@ async def described(client: httpx.AsyncClient, name: str = "assistant") -> dict[
     return dict(found)
 
 
+async def test_weights_are_held_to_what_can_be_told_apart(live: Live) -> None:
+    """The smallest of floats would divide traffic by anything but the weights."""
+    async with http(live) as client:
+        for _ in range(2):
+            await add(client, "assistant", "stub")
+        for weight, expected in ((5e-324, "decimal_below_min_value"), (1e-7, "decimal_below_min_value")):
+            arms = [{"version": number, "weight": weight} for number in (1, 2)]
+            refused = await client.put(f"{ADMIN}/assistant/split", json={"arms": arms})
+            assert code(refused) == (400, expected, "arms[0].weight")
+        arms = [{"version": number, "weight": 1e-6} for number in (1, 2)]
+        assert (await client.put(f"{ADMIN}/assistant/split", json={"arms": arms})).status_code == 200
+        heard = {(await complete(client, "assistant", user=f"u{n}")).headers["x-sluice-arm"] for n in range(24)}
+        assert heard == {"assistant@1", "assistant@2"}
+
+
+async def test_an_adapter_and_a_public_name_do_not_both_get_a_name(live: Live, tmp_path: Path) -> None:
+    (tmp_path / "root" / "a").mkdir()
+    async with http(live) as client:
+        for number in range(10):
+            body = {"name": f"r{number}", "path": str(tmp_path / "root" / "a")}
+            one, other = await asyncio.gather(
+                client.post(ADMIN, json={"name": f"r{number}", "target": "stub"}),
+                client.post("/v1/adapters", json=body),
+            )
+            assert sorted((one.status_code, other.status_code)) == [200, 409]
+            assert code(max(one, other, key=lambda each: each.status_code)) == (409, "already_exists", "name")
+
+
 async def test_a_good_canary_is_promoted_by_itself(live: Live, tmp_path: Path) -> None:
     async with http(live) as client:
         await two_versions(client, tmp_path)
