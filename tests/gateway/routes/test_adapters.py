@@ -126,6 +126,17 @@ async def test_what_is_registered_or_removed_during_a_look_at_the_store_stays_so
             await asyncio.sleep(POLL / 2)
 
 
+async def test_what_is_changed_during_a_look_at_the_store_stays_so(live: Live, tmp_path: Path) -> None:
+    async with http(live) as client:
+        await client.post("/v1/adapters", json={"name": "ad", "path": adapter_at(tmp_path, "one")})
+        read, go_on = slow_to_look(live)
+        await read.wait()
+        assert (await client.patch("/v1/adapters/ad", json={"enabled": False})).json()["status"] == "disabled"
+        go_on.set()
+        for _ in range(30):
+            assert (await complete(client, "ad")).status_code == 404
+
+
 async def test_paths_that_lead_nowhere(live: Live, tmp_path: Path) -> None:
     (tmp_path / "root" / "circle").symlink_to(tmp_path / "root" / "circle")
     async with http(live) as client:
