@@ -16,6 +16,10 @@ Shapes = Mapping[str, tuple[int, int]]
 
 _PREFIX: Final = "base_model.model."
 _PART: Final = re.compile(r"(?P<module>.+)\.(?:lora_(?P<ab>[AB])\.weight|lora_embedding_(?P<embedding>[AB]))")
+#: What vLLM calls layers that turn tokens into vectors: their adapters have parts of their own.
+_EMBEDDINGS: Final = frozenset({"embed_tokens", "wte"})
+#: How every module of most models that only read text is called: vLLM calls it so too, and looks for nothing else.
+_ONE_ROOT: Final = re.compile(r"model\..+|lm_head")
 _LAYER: Final = re.compile(r"(?:^|\.)layers\.[0-9]+\..+")
 
 
@@ -35,17 +39,24 @@ def _pairs(tensors: Iterable[Tensor]) -> dict[str, dict[str, Tensor]]:
         if found is None:
             raise AdapterRefused(f"{tensor.name[:128]!r} is not a tensor of a LoRA adapter.")
         part = found["ab"] or f"embedding {found['embedding']}"
-        pairs[found["module"].removeprefix(_PREFIX)][part] = tensor
+        pair = pairs[found["module"].removeprefix(_PREFIX)]
+        if part in pair:
+            # Only one of them would be looked at here, and the engine might take the other.
+            raise AdapterRefused(f"{tensor.name[:128]!r} is there under another name too.")
+        pair[part] = tensor
     return pairs
 
 
 def _require_pair(module: str, pair: Mapping[str, Tensor], rank: int, shape: tuple[int, int]) -> None:
     out, into = shape
+    embeds = module.rpartition(".")[2] in _EMBEDDINGS
     match sorted(pair):
-        case ["A", "B"]:
+        case ["A", "B"] if not embeds:
             expected = {"A": (rank, into), "B": (out, rank)}
-        case ["embedding A", "embedding B"]:
+        case ["embedding A", "embedding B"] if embeds:
             expected = {"embedding A": (rank, out), "embedding B": (into, rank)}
+        case ["A", "B"] | ["embedding A", "embedding B"]:
+            raise AdapterRefused(f"{module[:128]!r} is {'an' if embeds else 'no'} embedding in the base model.")
         case _:
             raise AdapterRefused(f"{module[:128]!r} has half an adapter: both A and B are needed.")
     for part, tensor in pair.items():
@@ -60,11 +71,15 @@ class _Base:
     def __init__(self, shapes: Shapes) -> None:
         self._shapes = shapes
         self._by_tail: dict[str, set[tuple[int, int]]] = defaultdict(set)
+        if all(_ONE_ROOT.fullmatch(name) for name in shapes):
+            return
         for name, shape in shapes.items():
             self._by_tail[_tail(name)].add(shape)
 
     def shape_of(self, module: str) -> tuple[int, int]:
-        """Files name modules below different roots; what follows is compared, if it means one shape only."""
+        """Files name modules of models with several roots, such as those that see, below different ones; what follows
+        is compared, if it means one shape only.
+        """
         if (shape := self._shapes.get(module)) is not None:
             return shape
         alike = self._by_tail.get(_tail(module), set())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -14,6 +13,8 @@ MAX_CONFIG_BYTES: Final = 1024 * 1024
 #: Patterns are regular expressions to vLLM; only ones that are plain names come near it.
 _PLAIN_PATTERN: Final = re.compile(r"[A-Za-z0-9_.]{1,256}")
 _MAX_PATTERNS: Final = 4096
+#: Some thousand times what anybody trains with: beyond it finite weights become infinite.
+_MAX_ALPHA: Final = 1_000_000
 #: Ways to begin a training that leave the base model as it is (vllm/lora/peft_helper.py).
 _HARMLESS_INITS: Final = (True, False, None, "gaussian", "eva", "orthogonal", "mica", "lora_ga")
 #: What changes the meaning of an adapter in ways that vLLM does not carry out.
@@ -59,16 +60,17 @@ class PeftConfig:
             "target_modules": self.target_modules,
             "use_rslora": self.use_rslora,
             "bias": "none",
+            # In their own order: of several that match a module the first counts.
             "rank_pattern": self.ranks,
             "alpha_pattern": self.alphas,
         }
-        return json.dumps(fields, sort_keys=True, indent=1).encode()
+        return json.dumps(dict(sorted(fields.items())), indent=1).encode()
 
 
 def parse_config(raw: bytes) -> PeftConfig:
     """Raises :class:`AdapterRefused`, with the code ``unsafe_artifact`` for a configuration that names code."""
     try:
-        values = json.loads(raw.decode("utf-8"))
+        values = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
     except (ValueError, RecursionError):
         raise AdapterRefused("adapter_config.json is not JSON.") from None
     if not isinstance(values, dict):
@@ -80,10 +82,17 @@ def parse_config(raw: bytes) -> PeftConfig:
         r=_rank(values.get("r"), "r"),
         lora_alpha=_alpha(values.get("lora_alpha"), "lora_alpha"),
         target_modules=_targets(values.get("target_modules")),
-        use_rslora=bool(values.get("use_rslora")),
+        use_rslora=_flag(values.get("use_rslora"), "use_rslora"),
         ranks={name: _rank(rank, "rank_pattern") for name, rank in _patterns(values, "rank_pattern")},
         alphas={name: _alpha(alpha, "alpha_pattern") for name, alpha in _patterns(values, "alpha_pattern")},
     )
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise AdapterRefused("adapter_config.json has a name twice.")
+    return found
 
 
 def _require_supported(values: dict[str, Any]) -> None:
@@ -105,9 +114,15 @@ def _rank(value: object, name: str) -> int:
 
 
 def _alpha(value: object, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise AdapterRefused(f"adapter_config.json: {name} must be a number.")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -_MAX_ALPHA <= value <= _MAX_ALPHA:
+        raise AdapterRefused(f"adapter_config.json: {name} must be a number from -{_MAX_ALPHA} to {_MAX_ALPHA}.")
     return value
+
+
+def _flag(value: object, name: str) -> bool:
+    if not (value is None or isinstance(value, bool)):
+        raise AdapterRefused(f"adapter_config.json: {name} must be true or false.")
+    return bool(value)
 
 
 def _targets(value: object) -> tuple[str, ...] | str:

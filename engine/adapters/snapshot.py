@@ -179,10 +179,11 @@ def _opened(path: Path, limit: int | None) -> Iterator[BinaryIO]:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise AdapterRefused(f"{path.name} cannot be read: {error.strerror}.") from None
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)  # a directory is opened too, and no file object would take it
+        raise AdapterRefused(f"{path.name} is not a plain file.")
     with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise AdapterRefused(f"{path.name} is not a plain file.")
         if limit is not None and status.st_size > limit:
             raise _too_large(limit)
         yield file

@@ -94,9 +94,11 @@ def _entries(raw: bytes) -> dict[str, Any]:
         header = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
     except (ValueError, RecursionError):
         raise AdapterRefused("The header of the weights is not JSON.") from None
-    if not isinstance(header, dict):
+    if not isinstance(header, dict) or not raw.startswith(b"{"):
         raise AdapterRefused("The header of the weights is not an object.")
-    header.pop("__metadata__", None)
+    notes = header.pop("__metadata__", {})
+    if not isinstance(notes, dict) or not all(isinstance(text, str) for text in notes.values()):
+        raise AdapterRefused("The header's metadata are not texts.")
     if not header:
         raise AdapterRefused("The weights hold no tensors.")
     return header

@@ -32,6 +32,14 @@ def tensors_of(
     return made
 
 
+def embedding_of(base: Path, *, seed: int, rank: int = 4) -> dict[str, Array]:
+    """Random parts for the embedding of ``base``, as PEFT names them."""
+    random = np.random.default_rng(seed)
+    out, into = shapes_of_files(base)["model.embed_tokens"]
+    name = "base_model.model.model.embed_tokens.lora_embedding_"
+    return {f"{name}A": _normal(random, (rank, out), 0.5), f"{name}B": _normal(random, (into, rank), 0.5)}
+
+
 def _normal(random: np.random.Generator, shape: tuple[int, int], scale: float) -> Array:
     return (random.standard_normal(shape) * scale).astype(np.float32)
 

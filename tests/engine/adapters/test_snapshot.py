@@ -87,15 +87,40 @@ def test_a_copy_that_was_tampered_with_is_made_again(store: SnapshotStore, base:
     assert sha256_of(first.path) == first.sha256
 
 
-def test_roots_and_modules_of_other_libraries_are_understood(store: SnapshotStore, base: Path, tmp_path: Path) -> None:
-    """The same module under another root, a rank of its own, an embedding."""
+def test_roots_of_other_libraries_are_understood_where_a_model_has_several(
+    store: SnapshotStore, base: Path, tmp_path: Path
+) -> None:
+    """The same module under another root, a rank of its own."""
     tensors = {
         name.replace("base_model.model.model.", "base_model.model.language_model."): value
         for name, value in lora.tensors_of(base, seed=1, modules=("q_proj",)).items()
     }
     tensors |= lora.tensors_of(base, seed=2, modules=("o_proj",), rank=8)
     path = lora.write(tmp_path / "one", tensors, lora.config_of(rank_pattern={"o_proj": 8}))
-    assert store.take(path, shapes_of_files(base), 16).rank == 8
+    shapes = shapes_of_files(base)
+    assert store.take(path, shapes | {"visual.proj": (8, 8)}, 16).rank == 8
+    # vLLM would look for the one root that there is, and serve the base model in its name.
+    with pytest.raises(AdapterRefused, match="has no module"):
+        store.take(path, shapes, 16)
+
+
+def test_patterns_keep_their_order_in_the_copy(store: SnapshotStore, base: Path, tmp_path: Path) -> None:
+    """PEFT and vLLM take the first that matches."""
+    patterns = {"self_attn.q_proj": 8, "layers.1.self_attn.q_proj": 32, "k_proj": 2}
+    path = lora.write(tmp_path / "one", lora.tensors_of(base, seed=1), lora.config_of(alpha_pattern=patterns))
+    copy = store.take(path, shapes_of_files(base), 16).path
+    assert list(json.loads((copy / CONFIG).read_text())["alpha_pattern"].items()) == list(patterns.items())
+
+
+def test_nothing_stays_open_of_what_is_refused(store: SnapshotStore, base: Path, tmp_path: Path) -> None:
+    path = lora.make_adapter(tmp_path / "one", base, seed=1)
+    (path / WEIGHTS).unlink()
+    (path / WEIGHTS).mkdir()
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        with pytest.raises(AdapterRefused):
+            store.take(path, shapes_of_files(base), 16)
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 @given(at=st.integers(0, 4000), value=st.integers(0, 255))
