@@ -20,6 +20,8 @@ REASONING: Final[Channel] = ("reasoning", 0)
 CHOSEN: Final[Channel] = ("logprobs", 0)
 ALTERNATIVES: Final[Channel] = ("logprobs", 1)
 REDACTED: Final = "[REDACTED]"
+#: Between what nobody reads as one text: more than what can stand inside of a word.
+APART: Final = "\n" * 6
 
 _SENTENCE_END: Final = re.compile(r"[.!?\u3002\uff01\uff1f\n]")
 
@@ -253,7 +255,7 @@ def _said(delta: Delta) -> Iterator[tuple[Channel, str]]:
         yield _call_channel(index), text
     if delta.logprobs:
         yield CHOSEN, _tokens(delta.logprobs)
-        yield ALTERNATIVES, "".join(f"{token.token}\n" for position in delta.logprobs for token in position.top)
+        yield ALTERNATIVES, "".join(f"{token.token}{APART}" for position in delta.logprobs for token in position.top)
 
 
 def _tokens(positions: Sequence[PositionLogprobs]) -> str:
