@@ -312,6 +312,18 @@ FRONT: Final = Board(
             "Usage behind", "bytes", "Bytes of the ledger that the database does not have yet.",
             ("sluice_usage_behind_bytes{@}", "{{instance}}"),
         ),
+        lines(
+            "Settings", "short", "Generation in force, reloads refused, and settings that wait for a restart.",
+            ("max(sluice_config_generation{@})", "generation"),
+            ("sum(increase(sluice_config_reload_failures_total{@}[$__rate_interval]))", "reloads refused"),
+            ("max(sluice_config_restart_needed{@})", "settings that wait"),
+        ),
+        lines(
+            "Traces", "ops", "Spans that the collector took, and spans that nobody has, by why.",
+            ("sum(rate(sluice_trace_spans_exported_total{@}[$__rate_interval]))", "exported"),
+            ("sum by (reason) (rate(sluice_trace_spans_dropped_total{@}[$__rate_interval]))", "dropped: {{reason}}"),
+            rare=True,
+        ),
     ],
 )  # fmt: skip
 
@@ -428,6 +440,28 @@ MODELS: Final = Board(
             "Time to load an adapter", "s", "Into the engine.", *quantiles("sluice_adapter_load_seconds"), rare=True,
         ),
         lines(
+            "Memory of models", "bytes", "What the processes of each model hold, and what all of them may take.",
+            ("sum by (model) (sluice_model_memory_bytes{@})", "{{model}}"),
+            ("sum(sluice_models_budget_bytes{@}) > 0", "budget"),
+        ),
+        lines(
+            "Models in memory", "short", "Replicas that have each model in each state.",
+            ("sum by (model, state) (sluice_model_state{@}) > 0", "{{model}} {{state}}"),
+        ),
+        lines(
+            "Requests that hold a model", "short", "Those that wait for its load among them.",
+            ("sum by (model) (sluice_model_users{@})", "{{model}}"),
+        ),
+        lines(
+            "Models come and go", "ops", "Loads by outcome, and models that left to make room for others.",
+            (
+                "sum by (model, outcome) (rate(sluice_model_loads_total{@}[$__rate_interval]))",
+                "{{model}} loaded: {{outcome}}",
+            ),
+            ("sum by (model) (rate(sluice_model_evictions_total{@}[$__rate_interval]))", "{{model}} evicted"),
+            rare=True,
+        ),
+        lines(
             "Agents", "ops", "Runs by why they stopped, and turns of the model.",
             ("sum by (reason) (rate(sluice_agent_runs_total{@}[$__rate_interval]))", "{{reason}}"),
             ("sum(rate(sluice_agent_steps_total{@}[$__rate_interval]))", "turns"),
@@ -451,4 +485,97 @@ MODELS: Final = Board(
     ],
 )  # fmt: skip
 
-BOARDS: Final[Sequence[Board]] = (OVERVIEW, LATENCY, TENANTS, LIMITS, GUARDIAN, MODELS, ENGINE, FRONT)
+REGISTRY: Final = Board(
+    "registry",
+    "Public names",
+    "Which version of a public name answers, and how each of them fares.",
+    [
+        stack(
+            "Requests by arm", "reqps", "An arm is a version of a public name: `name@version`.",
+            ("sum by (arm) (rate(sluice_registry_requests_total{@}[$__rate_interval]))", "{{arm}}"),
+        ),
+        lines(
+            "Failed, by arm", "percentunit", "Of what the version itself answered; refusals and leavers do not count.",
+            (
+                '(sum by (arm) (rate(sluice_registry_requests_total{@,outcome="failed"}[$__rate_interval]))'
+                ' or 0 * sum by (arm) (rate(sluice_registry_requests_total{@}[$__rate_interval])))'
+                " / (sum by (arm)"
+                ' (rate(sluice_registry_requests_total{@,outcome=~"failed|succeeded"}[$__rate_interval])) > 0)',
+                "{{arm}}",
+            ),
+        ),
+        lines(
+            "Time of a request, by arm", "s", "Of those that succeeded: what a canary is compared by.",
+            *quantiles("sluice_registry_request_seconds", "arm"),
+        ),
+        stack(
+            "Endings", "reqps", "Of all public names: succeeded, failed, refused or cancelled.",
+            ("sum by (outcome) (rate(sluice_registry_requests_total{@}[$__rate_interval]))", "{{outcome}}"),
+        ),
+        lines(
+            "Share of canaries", "percentunit", "Of their names' traffic; nothing while no canary runs.",
+            ("max by (arm) (sluice_registry_canary_share_ratio{@})", "{{arm}}"),
+            rare=True,
+        ),
+        lines(
+            "What became of canaries", "short", "Steps, promotions and rollbacks since the processes started.",
+            ("sum by (name, outcome) (sluice_registry_canary_turns_total{@})", "{{name}} {{outcome}}"),
+            rare=True,
+        ),
+        lines(
+            "Shadows", "ops", "Requests that a version was asked unseen, and those dropped for want of room.",
+            (
+                "sum by (arm, outcome) (rate(sluice_registry_shadows_total{@}[$__rate_interval]))",
+                "{{arm}} {{outcome}}",
+            ),
+            rare=True,
+        ),
+        lines("Names", "short", "Public names that are known.", ("max(sluice_registry_names{@})", "names")),
+    ],
+)  # fmt: skip
+
+DISAGGREGATION: Final = Board(
+    "disaggregation",
+    "Prefill by peers",
+    "Prompts that other servers compute: how many, how fast, and why not. Empty where no role is set.",
+    [
+        stack(
+            "Prompts by where they were computed", "reqps",
+            "By a peer, here although a peer might have, or here because they are of a kind that does not move.",
+            ("sum by (where) (rate(sluice_disaggregation_prompts_total{@}[$__rate_interval]))", "{{where}}"),
+        ),
+        lines(
+            "Peers", "short", "Replicas that think so of each peer.",
+            ("sum by (peer, standing) (sluice_disaggregation_peer{@}) > 0", "{{peer}} {{standing}}"),
+        ),
+        lines(
+            "A prompt at a peer", "s", "There and back, the peer's queue and prefill within.",
+            *quantiles("sluice_disaggregation_prefill_seconds"),
+        ),
+        lines(
+            "Prompt tokens that came by the connector", "short", "Per second, as vLLM counts them.",
+            ("sum(rate(vllm:external_prefix_cache_hits_total{@}[$__rate_interval]))", "tokens"),
+        ),
+        lines(
+            "Computed here instead", "ops", "By why no peer did it.",
+            ("sum by (reason) (rate(sluice_disaggregation_fallbacks_total{@}[$__rate_interval]))", "{{reason}}"),
+            rare=True,
+        ),
+        lines(
+            "Failures of peers", "ops", "By peer and reason.",
+            (
+                "sum by (peer, reason) (rate(sluice_disaggregation_failures_total{@}[$__rate_interval]))",
+                "{{peer}} {{reason}}",
+            ),
+            rare=True,
+        ),
+        stack(
+            "Served to peers", "reqps", "On prefill servers: prompts computed for others, by how they ended.",
+            ("sum by (outcome) (rate(sluice_disaggregation_served_total{@}[$__rate_interval]))", "{{outcome}}"),
+        ),
+    ],
+)  # fmt: skip
+
+BOARDS: Final[Sequence[Board]] = (
+    OVERVIEW, LATENCY, TENANTS, LIMITS, GUARDIAN, MODELS, REGISTRY, DISAGGREGATION, ENGINE, FRONT,
+)  # fmt: skip
