@@ -16,11 +16,14 @@ from typing import Any
 
 import pytest
 
+from engine.adapters.residency import Unobserved
 from engine.toy import make_toy_model
+from gateway.usage.records import Settled
 from tests.support import lora
 from tests.support.broken_adapters import BROKEN
 from tests.support.client import Client, Response
 from tests.support.gateways import KEY, Threaded, eventually, threaded
+from tests.support.lora_reference import top_logprobs
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 
@@ -38,14 +41,31 @@ def base(default_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_toy_model(tmp_path_factory.mktemp("toy"), default_model)
 
 
+class CountedLoads(Unobserved):
+    """How often the engine was given an adapter."""
+
+    count = 0
+
+    def adapter_loaded(self, seconds: float, *, good: bool) -> None:
+        """See :class:`engine.adapters.residency.LoraObserver`."""
+        self.count += good
+
+
+@pytest.fixture(scope="module")
+def loads() -> CountedLoads:
+    return CountedLoads()
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("adapters")
 
 
 @pytest.fixture(scope="module")
-def gateway(base: Path, root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Threaded]:
-    from gateway.engines import build_engine
+def gateway(
+    base: Path, root: Path, loads: CountedLoads, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Threaded]:
+    from gateway.engines import build_pool, first_served
     from gateway.settings import load
 
     engine = {"max_model_len": 1024, "max_num_seqs": 64, "dtype": "float32", "gpu_memory_utilization": 0.15}
@@ -62,10 +82,11 @@ def gateway(base: Path, root: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
     def build() -> Any:
         settings = load(flags={"engine": engine, "adapters": adapters, "state_dir": state})
-        return build_engine(settings, str(base), MODEL)
+        return build_pool(settings, [first_served(settings, str(base), MODEL)], loads)
 
     patient = {"max_wait": 600.0}
-    with threaded(build, state, with_store=True, admission=patient, adapters=adapters) as served:
+    store = {"poll_interval": 0.2}
+    with threaded(build, state, with_store=True, admission=patient, adapters=adapters, store=store) as served:
         yield served
         assert served.live.store is not None
         served.live.store.close(5.0)
@@ -107,6 +128,13 @@ async def engine_ids(gateway: Threaded) -> set[int]:
         asyncio.run_coroutine_threadsafe(gateway.live.engine.core.loras(), gateway.thread.loop)
     )
     return inside
+
+
+def spoil_copy(gateway: Threaded, sha256: str) -> None:
+    """What a faulty disk might do: the checked copy has no weights any more."""
+    (copies,) = (Path(gateway.live.settings.state_dir) / "adapters").iterdir()
+    (copies / sha256).chmod(0o700)
+    (copies / sha256 / lora.WEIGHTS).unlink()
 
 
 @pytest.fixture(scope="module")
@@ -169,6 +197,75 @@ async def test_a_public_name_answers_with_the_version_that_is_active(client: Cli
         await client.request("DELETE", f"{admin}/voice")
 
 
+async def named(client: Client, name: str, *targets: str) -> str:
+    """A public name with these versions, of which the first is active; its address."""
+    for index, target in enumerate(targets):
+        body = {"name": name, "target": target, "activate": not index}
+        answer = await client.post("/v1/admin/registry", body)
+        assert answer is not None
+        assert answer.status == 200, answer.body
+    return f"/v1/admin/registry/{name}"
+
+
+async def asked_by_many(client: Client, model: str, count: int = 16) -> list[Response]:
+    asked = [client.post("/v1/completions", body(model, user=f"u{number}")) for number in range(count)]
+    return [answer for answer in await asyncio.gather(*asked) if answer is not None]
+
+
+async def test_a_canary_that_fails_goes_back_by_itself_and_stays_so(
+    client: Client, gateway: Threaded, base: Path, root: Path, family: dict[str, str]
+) -> None:
+    """Its version is an adapter whose copy does not load any more."""
+    live, pids = gateway.live, engine_pids(gateway)
+    path = lora.make_adapter(root / "sick", base, seed=6000, scale=2.0)
+    spoil_copy(gateway, (await register(client, "sick", path)).json()["sha256"])
+    name = await named(client, "tried", "f1", "sick")
+    rules = {"version": 2, "steps": [50], "min_requests": 2, "min_seconds": 0, "max_latency_ratio": None}
+    assert (await client.request("PUT", f"{name}/canary", rules)).status == 200
+    neighbour = asyncio.create_task(client.stream("/v1/completions", body("f0", stream=True, max_tokens=300)))
+    heard = set()
+    for answer in await asked_by_many(client, "tried"):
+        whole = answer.json()
+        said_or_code = whole["error"]["code"] if "error" in whole else whole["choices"][0]["text"]
+        heard.add((answer.headers["x-sluice-arm"], answer.status, said_or_code))
+    assert heard == {("tried@1", 200, family["f1"]), ("tried@2", 503, "adapter_unavailable")}
+
+    async def rolled_back() -> bool:
+        return (await client.get(name)).json()["canary"] is None
+
+    await eventually(rolled_back, 60)
+    version = (await client.get(name)).json()["versions"][1]
+    assert (version["stage"], "failed" in version["reason"]) == ("failed", True)
+    assert {each.headers["x-sluice-arm"] for each in await asked_by_many(client, "tried")} == {"tried@1"}
+    again = await client.request("PUT", f"{name}/canary", rules)
+    assert (again.status, again.json()["error"]["code"]) == (409, "version_failed")
+    assert live.metric("sluice_registry_canary_turns_total", name="tried", outcome="rolled_back") == 1
+    assert live.metric("sluice_registry_requests_total", name="tried", arm="tried@2", outcome="failed") >= 2
+    assert {"tried@1", "tried@2"} <= {entry.arm for entry in live.access_log.entries}
+    rows = [row for row in live.ledger.entries if row.arm == "tried@1"]
+    assert {row.adapter for row in rows} == {"f1"}
+    assert (await neighbour).ending == "done"
+    assert engine_pids(gateway) == pids
+    await client.request("DELETE", name)
+    await removed(client, "sick")
+
+
+async def test_a_shadow_runs_on_the_same_engine_unseen(
+    client: Client, gateway: Threaded, family: dict[str, str]
+) -> None:
+    live = gateway.live
+    name = await named(client, "followed", "f1", "f2")
+    assert (await client.request("PUT", f"{name}/shadow", {"version": 2})).status == 200
+    before = await said(client, "f2")  # it is in the engine: a shadow waits for none
+    assert await said(client, "followed") == family["f1"]
+    labels = {"name": "followed", "arm": "followed@2", "outcome": "completed"}
+    await eventually(lambda: live.metric("sluice_registry_shadows_total", **labels) == 1, 60)
+    (settled,) = [row for row in live.ledger.entries if isinstance(row, Settled) and row.arm == "followed@2"]
+    assert (settled.tenant, settled.adapter, settled.completion_tokens) == ("shadow", "f2", 8)
+    assert before == family["f2"]
+    await client.request("DELETE", name)
+
+
 async def test_a_batch_of_base_and_adapters_says_what_each_says_alone(client: Client, family: dict[str, str]) -> None:
     """On a CPU vLLM gives a row without an adapter the last slot's: see engine/lora_cpu.py."""
     names = ["", "f0", "f1", "", "f2", "f3", ""] * 6
@@ -177,17 +274,41 @@ async def test_a_batch_of_base_and_adapters_says_what_each_says_alone(client: Cl
 
 
 async def test_fifty_adapters_through_four_places_each_with_its_own_answer(
-    client: Client, gateway: Threaded, family: dict[str, str]
+    client: Client, gateway: Threaded, loads: CountedLoads, family: dict[str, str]
 ) -> None:
     chance = random.Random(7)
     names = [f"f{chance.randrange(FAMILY)}" for _ in range(180)] + [""] * 20
     chance.shuffle(names)
     pids = engine_pids(gateway)
+    before = loads.count
     answers = await asyncio.gather(*[said(client, f"{MODEL}:{name}" if name else MODEL) for name in names])
     assert answers == [family[name] for name in names]
+    # Who waits for the same adapter is served by one load of it: no thrashing, however random they come.
+    assert loads.count - before <= FAMILY + PLACES
     assert len(await engine_ids(gateway)) <= PLACES
     assert engine_pids(gateway) == pids
     assert all(info.running == 0 for info in gateway.live.engine.adapters())
+
+
+async def test_a_storm_of_random_adapters_loads_less_often_than_it_answers(
+    client: Client, loads: CountedLoads, family: dict[str, str]
+) -> None:
+    """Forty-eight callers, each with one request at a time, fifty adapters, four places."""
+    chance = random.Random(8)
+    queue = [f"f{chance.randrange(FAMILY)}" for _ in range(240)]
+    wrong: list[str] = []
+    before = loads.count
+
+    async def caller() -> None:
+        while queue:
+            name = queue.pop()
+            if await said(client, name) != family[name]:
+                wrong.append(name)
+
+    await asyncio.gather(*(caller() for _ in range(48)))
+    assert wrong == []
+    # Taking turns at random, four of fifty places would find their adapter there once in twelve requests.
+    assert loads.count - before <= 0.85 * 240
 
 
 async def test_usage_is_the_bases_and_the_adapters(client: Client, gateway: Threaded, family: dict[str, str]) -> None:
@@ -298,6 +419,61 @@ async def test_bodies_are_checked_by_name(
     assert (answer.status, error["param"], error["code"]) == (status, param, code)
 
 
+# -- what an adapter means --------------------------------------------------------------------------------------------
+
+LAYER = "model.layers.1.self_attn.q_proj"
+ALL_BUT_ORDER = {"self_attn.q_proj": 12, LAYER: 1, "mlp.down_proj": 0.5}
+MEANT: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "plainly": ({}, {}),
+    "against the base": ({}, {"lora_alpha": -4}),
+    "by the root of its rank": ({}, {"use_rslora": True}),
+    "more here than there": ({}, {"alpha_pattern": {"q_proj": 16, "v_proj": 1}}),
+    "by the first pattern that matches": ({}, {"alpha_pattern": ALL_BUT_ORDER}),
+    "in one layer alone": ({"only": LAYER}, {}),
+    "with a rank of its own": ({"ranks": {"o_proj": 8}}, {"rank_pattern": {"o_proj": 8}}),
+    "in half precision": ({"dtype": "float16"}, {}),
+    "in the embedding": ({"embedding": True, "modules": ()}, {}),
+    "in the last layer": ({"modules": ("lm_head",)}, {"target_modules": ["lm_head"]}),
+    "everywhere": ({"embedding": True, "modules": (*lora.ALL, "lm_head")}, {"target_modules": "all-linear"}),
+    "without its library's root": ({"rootless": True}, {"target_modules": r".*\\.(q|v)_proj"}),
+    "with fields of other versions": ({}, {"peft_version": "9.9", "corda_config": None, "lora_dropout": 0.1, "x": {}}),
+}
+
+
+def meant(base: Path, seed: int, how: dict[str, Any]) -> dict[str, lora.Array]:
+    """Random tensors, as a row of the table wants them."""
+    modules = tuple(how.get("modules", lora.ALL))
+    tensors = lora.tensors_of(base, seed=seed, scale=2.0, modules=modules) if modules else {}
+    if "only" in how:
+        tensors = {name: value for name, value in tensors.items() if how["only"] in name}
+    for module, rank in how.get("ranks", {}).items():
+        tensors |= lora.tensors_of(base, seed=seed + 1, rank=rank, modules=(module,))
+    if how.get("embedding"):
+        tensors |= lora.embedding_of(base, seed=seed)
+    if "dtype" in how:
+        tensors = {name: value.astype(how["dtype"]) for name, value in tensors.items()}
+    if how.get("rootless"):
+        tensors = {name.removeprefix("base_model.model."): value for name, value in tensors.items()}
+    return tensors
+
+
+@pytest.mark.parametrize("kind", MEANT)
+async def test_an_adapter_is_what_its_library_means_by_it(client: Client, base: Path, root: Path, kind: str) -> None:
+    how, fields = MEANT[kind]
+    tensors, config = meant(base, 7000, how), lora.config_of(**fields)
+    path = lora.write(root / "meant" / kind.replace(" ", "-"), tensors, config)
+    made = await register(client, "meant", path)
+    assert made.status == 200, made.body
+    ids = list(range(300, 340))
+    answer = await client.post("/v1/completions", body("meant", prompt=ids, max_tokens=1, logprobs=5))
+    assert answer is not None
+    assert answer.status == 200, answer.body
+    (top,) = answer.json()["choices"][0]["logprobs"]["top_logprobs"]
+    heard = sorted(top.values(), reverse=True)[:5]
+    assert heard == pytest.approx(top_logprobs(base, tensors, config, ids), abs=0.005)
+    assert (await removed(client, "meant")).status == 200
+
+
 # -- versions, and files that change ----------------------------------------------------------------------------------
 
 
@@ -349,13 +525,8 @@ async def test_a_copy_that_is_spoiled_is_its_callers_trouble_only(
 ) -> None:
     pids = engine_pids(gateway)
     path = lora.make_adapter(root / "spoiled", base, seed=3000, scale=2.0)
-    sha256 = (await register(client, "spoiled", path)).json()["sha256"]
-    (copies,) = (Path(gateway.live.settings.state_dir) / "adapters").iterdir()
-    copy = copies / sha256
-    copy.chmod(0o700)
-    (copy / lora.WEIGHTS).unlink()
-    loads = gateway.live.engine.adapters()
-    assert loads
+    spoil_copy(gateway, (await register(client, "spoiled", path)).json()["sha256"])
+    assert gateway.live.engine.adapters()
     for _ in range(5):
         answer = await client.post("/v1/completions", body("spoiled"))
         assert answer is not None
