@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from engine.structured import formats
-from engine.structured.keywords import ANNOTATIONS
+from engine.structured.keywords import ANNOTATIONS, EXTENSION
 from engine.structured.patterns import plain_pattern
 from engine.structured.refusal import MAX_INTEGER
 
@@ -33,7 +33,8 @@ def lowered(schema: Any) -> Any:
     """``schema``, which is checked, as xgrammar is given it. Nothing in it is changed in place."""
     if not isinstance(schema, Mapping):
         return schema
-    found = {key: _inside(key, value) for key, value in schema.items()}
+    # vLLM looks for what it cannot hold to in annotations, too.
+    found = {key: _inside(key, value) for key, value in schema.items() if not _says_nothing(key)}
     types = found.get("type", ())
     types = [types] if isinstance(types, str) else types
     if "string" in types:
@@ -50,6 +51,10 @@ def lowered(schema: Any) -> Any:
             for pattern, each in found["patternProperties"].items()
         }
     return found
+
+
+def _says_nothing(keyword: str) -> bool:
+    return keyword in ANNOTATIONS or keyword.startswith(EXTENSION)
 
 
 def any_name(names: Any) -> bool:
