@@ -1,10 +1,14 @@
-"""How a front-end worker finds the engine that it shares with others."""
+"""How a front-end worker finds the engine that it shares with others, and what it asks who keeps the account of its
+adapters.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
+
+from engine.types import AdapterSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +28,51 @@ class Attachment:
     clients: int
 
 
-class Attachments(Protocol):
-    """Where a worker gets its place at the engine, from whoever holds the engine."""
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Answered with an :class:`engine.types.AdapterInfo`."""
+
+    spec: AdapterSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Unload:
+    """Answered with None."""
+
+    name: str
+    drain: bool
+
+
+@dataclass(frozen=True, slots=True)
+class HoldWanted:
+    """Answered with a :class:`engine.adapters.residency.Lora`, which is held until the question is withdrawn."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Answered with a list of :class:`engine.types.AdapterInfo`."""
+
+
+Question = Load | Unload | HoldWanted | Look
+
+
+class AccountLine(Protocol):
+    """From a process to the one that keeps the account. On the event loop's thread."""
+
+    def number(self) -> int:
+        """A number that no question had yet."""
+
+    async def ask(self, number: int, question: Question) -> Any:
+        """The answer. Raises the :class:`engine.types.EngineError` that it is."""
+
+    def withdraw(self, numbers: Sequence[int]) -> None:
+        """Nobody waits for these any more; what was given as their answer is given back."""
+
+
+class Attachments(AccountLine, Protocol):
+    """Where a worker gets its place at the engine, from whoever holds the engine; and asks for its adapters."""
 
     def attach(self) -> Attachment:
         """Wait for an engine and take a place at it. Blocks.

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any
 
 from vllm import PoolingParams, SamplingParams
@@ -27,14 +26,11 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.metrics.loggers import StatLoggerBase
 from xgrammar import TokenizerInfo
 
-from engine.adapters.fitting import Shapes
-from engine.adapters.manager import Facts
+from engine.adapters.facts import Facts
 from engine.adapters.residency import Lora
 from engine.adapters.series import bound_lora_series
-from engine.adapters.shapes import base_shapes, local_directory
 from engine.attachment import Attachment
 from engine.config import AUTOMATIC, POOLED, on_cpu
-from engine.forgotten import FORGET_CLIENT
 from engine.hotpath import HotPath, batch_token_histograms
 from engine.layout import Layout, cores_divided
 from engine.lora_cpu import CPU_LORA
@@ -262,10 +258,15 @@ class EngineCore:
         """Whether vLLM has given this engine up."""
         return bool(self._llm.errored) or (self._lost is not None and self._lost())
 
-    async def forget_client(self, client: int) -> None:
-        """End what another worker at the same engine left running when it died."""
-        with suppress(Exception):  # an engine that dies now has nothing running
-            await self._llm.engine_core.call_utility_async(FORGET_CLIENT, client)
+    async def settled(self) -> None:
+        """Return when the engine has heard all that was said to it: it listens to each client in order.
+
+        Raises :class:`EngineUnavailable`.
+        """
+        try:
+            await self._llm.engine_core.call_utility_async("is_sleeping")
+        except Exception as error:
+            raise EngineUnavailable("the engine died") from error
 
     async def sleep(self) -> int:
         """Move the weights to the machine's memory and drop the KV cache; bytes that the fullest device gained."""
@@ -343,14 +344,7 @@ class EngineCore:
 
     def adapter_facts(self) -> Facts | None:
         """What the engine can do with adapters; None if it takes none."""
-        limits = self._llm.vllm_config.lora_config
-        if limits is None:
-            return None
-        return Facts(limits.max_cpu_loras, limits.max_lora_rank, lru_cache(1)(self._base_shapes))
-
-    def _base_shapes(self) -> Shapes:
-        model = self._llm.model_config
-        return base_shapes(local_directory(model.model, model.revision), model.hf_config)
+        return Facts.of(self._llm.vllm_config)
 
     async def add_lora(self, lora: Lora) -> None:
         """See :class:`engine.adapters.residency.LoraEngine`."""

@@ -58,6 +58,11 @@ class Dispatch(ABC):
         """See :meth:`engine.types.Engine.adapters`."""
         return [adapter for runtime in self._runtimes() for adapter in runtime.adapters()]
 
+    async def look_at_adapters(self) -> None:
+        """See :meth:`engine.types.Engine.look_at_adapters`."""
+        for runtime in self._runtimes():
+            await runtime.look_at_adapters()
+
     def load_adapter(self, spec: AdapterSpec) -> Coroutine[Any, Any, AdapterInfo]:
         """See :meth:`engine.types.Engine.load_adapter`."""
         return self._runtime_of(spec.model).load_adapter(spec)

@@ -114,11 +114,6 @@ class ModelPool(Dispatch):
             told_at=max((state.told_at for state in states), default=0.0),
         )
 
-    async def forget_client(self, client: int) -> None:
-        """End what another worker at the same engine left running when it died."""
-        for runtime in self._runtimes():
-            await runtime.forget_client(client)
-
     def _overall(self) -> Phase:
         if self._phase is not Phase.READY:
             return self._phase

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from engine.adapters.account import AdapterAccount
+from engine.adapters.elsewhere import AdaptersElsewhere
 from engine.adapters.manager import AdapterManager
 from engine.adapters.residency import Hold, Lora, LoraObserver, Unobserved
 from engine.attachment import Attachments
@@ -108,12 +110,17 @@ class VllmEngine:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sluice-engine")
         self._render = ThreadPoolExecutor(2, thread_name_prefix="sluice-render")
         self._files = ThreadPoolExecutor(1, thread_name_prefix="sluice-adapters")
-        self._adapters = (
-            AdapterManager(config.served_name, config.adapters, self, observer or Unobserved(), self._files)
-            if config.adapters is not None
-            else None
-        )
+        self._adapters = self._account(observer or Unobserved())
         self._judge = GrammarJudge(self._vocabulary, JudgeLimits(config.schema_seconds))
+
+    def _account(self, observer: LoraObserver) -> AdapterAccount | None:
+        """Of an engine that is somebody else's, the account of adapters is too."""
+        config = self._config
+        if config.adapters is None:
+            return None
+        if self._attachments is not None:
+            return AdaptersElsewhere(self._attachments, self._settled)
+        return AdapterManager(config.served_name, config.adapters, self, observer, self._files)
 
     # -- what it is ---------------------------------------------------------------------------------------------
 
@@ -208,11 +215,6 @@ class VllmEngine:
         await core.wake()
         await core.attach()
         self._asleep = False
-
-    async def forget_client(self, client: int) -> None:
-        """End what another worker at the same engine left running when it died."""
-        if self._core is not None and not self._core.dead:
-            await self._core.forget_client(client)
 
     def kill(self) -> None:
         """End the engine's processes at once, without asking them. Call :meth:`stop` afterwards."""
@@ -414,7 +416,12 @@ class VllmEngine:
         self._serving(model)
         return await adapters.hold(name)
 
-    def _taking_adapters(self, model: str) -> AdapterManager:
+    async def look_at_adapters(self) -> None:
+        """See :meth:`engine.types.Engine.look_at_adapters`."""
+        if self._adapters is not None:
+            await self._adapters.look()
+
+    def _taking_adapters(self, model: str) -> AdapterAccount:
         if self._adapters is None or model != self._config.served_name:
             raise AdapterNotFound(f"{model} takes no adapters")
         return self._adapters
@@ -426,6 +433,9 @@ class VllmEngine:
     async def remove_lora(self, lora: Lora) -> None:
         """See :class:`engine.adapters.residency.LoraEngine`."""
         await self._living().remove_lora(lora)
+
+    async def _settled(self) -> None:
+        await self._living().settled()
 
     def _living(self) -> EngineCore:
         if self._core is None or self._core.dead:

@@ -22,7 +22,7 @@ from __future__ import annotations
 import enum
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 
@@ -33,6 +33,16 @@ FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
 class EngineError(Exception):
     """Base of everything the facade raises on purpose."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As it is, whatever its constructor asks for: processes that share an engine tell each other."""
+        return _same_error, (type(self), self.args, dict(self.__dict__))
+
+
+def _same_error(kind: type[EngineError], args: tuple[Any, ...], fields: dict[str, Any]) -> EngineError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(fields)
+    return error
 
 
 class RequestRejected(EngineError):
@@ -747,7 +757,10 @@ class Engine(Protocol):
         """
 
     def adapters(self) -> Sequence[AdapterInfo]:
-        """Every adapter that may be named, of every model."""
+        """Every adapter that may be named, of every model; as of the last look, if another process has the account."""
+
+    async def look_at_adapters(self) -> None:
+        """Bring :meth:`adapters` up to date. Raises :class:`EngineUnavailable`."""
 
     async def load_adapter(self, spec: AdapterSpec) -> AdapterInfo:
         """Check the files, keep a private copy of them, and let requests name the adapter from now on.

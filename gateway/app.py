@@ -110,6 +110,7 @@ from gateway.usage.ledger import Ledger
 from gateway.usage.observed import ObservedLedger
 from gateway.usage.prices import PriceList
 from gateway.usage.records import Settled
+from gateway.workers.fellows import Alone, Fellows, LookAtAdapters
 from gateway.workers.routes import fit_for_workers
 
 NO_AUTHENTICATION = (
@@ -129,13 +130,14 @@ def create_app(
     store: Store | None = None,
     engine_version: str = "none",
     scrape: Callable[[], Awaitable[bytes]] | None = None,
+    fellows: Fellows | None = None,
     read: Callable[[], Settings] | None = None,
     files: Sequence[Path] = (),
 ) -> Gateway:
     """The whole gateway around ``engine``; must be called on the event loop that will run it.
 
-    ``scrape``: where the metrics of all workers come from, if this is one of several. ``read`` reads the settings anew,
-    which are in ``files``.
+    ``scrape``: where the metrics of all workers come from, if this is one of several; ``fellows``: the others.
+    ``read`` reads the settings anew, which are in ``files``.
 
     Without a ``store`` there are no keys but the configured one, and no admin routes. Raises :class:`SettingsError`
     where settings contradict each other, ValueError for a route with a hole.
@@ -148,8 +150,8 @@ def create_app(
     jwt = jwt_identity(settings.jwt, metrics) if settings.jwt else None
     media = build_media(settings.media, metrics)
     names = _Registry(settings, metrics, store)
-    claims = Claims()
-    adapters = _Adapters(settings, engine, store, names.table, claims)
+    claims, fellows = Claims(), fellows or Alone()
+    adapters = _Adapters(settings, engine, store, names.table, claims, fellows)
     build = partial(_generation, settings.limits.namespace, jwt, keys.ring if keys is not None else None)
     generations = Generations(build(None, settings, 1))
     limits = build_limits(settings, metrics, lambda: generations.seen().limits)
@@ -341,7 +343,13 @@ class _Adapters:
     """The adapters: which there should be, which may be named, and who may change that."""
 
     def __init__(
-        self, settings: Settings, engine: Engine, store: Store | None, names: RoutingTable, claims: Claims
+        self,
+        settings: Settings,
+        engine: Engine,
+        store: Store | None,
+        names: RoutingTable,
+        claims: Claims,
+        fellows: Fellows,
     ) -> None:
         own = settings.adapters
         self.catalog = AdapterCatalog()
@@ -357,6 +365,7 @@ class _Adapters:
         call = _inline if store is None else StoreCalls(store).call
         self.service = AdapterService(own, engine, self.catalog, sources, records, call)
         record = store.audit.record if store is not None else unaudited
+        fellows.obey(LookAtAdapters, lambda _: self.service.look())
         self.administration = AdapterAdministration(
             engine,
             self.service,
@@ -366,6 +375,7 @@ class _Adapters:
             record,
             taken=lambda name: names.get(name) is not None,
             claims=claims,
+            everywhere=lambda: fellows.tell(LookAtAdapters()),
         )
 
 

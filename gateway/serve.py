@@ -42,6 +42,7 @@ from gateway.store.usage import UsageRepository
 from gateway.usage.ledger import JsonlLedger
 from gateway.usage.prices import PriceList
 from gateway.usage.shipper import Shipper
+from gateway.workers.fellows import Alone, Others
 
 if TYPE_CHECKING:
     from engine.pool import ModelPool
@@ -125,7 +126,7 @@ def serve(
     logs = _install_logs(settings, metrics)
     try:
         with _accounts(settings, secret, metrics) as (ledger, store):
-            engine = build_pool(settings, served, metrics, parent)
+            engine = build_pool(settings, served, metrics.loras, parent)
             parts = Parts(secret, ledger, store, logs, metrics)
             status: int = uvloop.run(_serve(settings, served[0], engine, parts, made_key, parent, read, files))
             return status
@@ -302,6 +303,7 @@ async def _serve(
     files: Sequence[Path],
 ) -> int:
     metrics, ledger = parts.metrics, parts.ledger
+    others = Others(parent.everywhere) if parent is not None else None
     gateway = create_app(
         settings,
         engine,
@@ -312,17 +314,18 @@ async def _serve(
         store=parts.store,
         engine_version=_engine_version(),
         scrape=parent.scrape if parent is not None else None,
+        fellows=others or Alone(),
         read=read,
         files=files,
     )
     gateway.refreshers.append(lambda: metrics.ledger_degraded.set(ledger.degraded))
     gateway.refreshers.append(engine.flush_metrics)
     stop = Stopping()
-    if parent is None:
+    if parent is None or others is None:
         stop.listen()
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: gateway.reload())
     else:
-        parent.obey(_orders(stop, gateway, engine, metrics))
+        parent.obey(_orders(stop, gateway, engine, metrics, others))
     # One that joins others must not take connections before it can serve them.
     late = parent is not None and parent.late
     port = None if late else await _listen(gateway)
@@ -340,17 +343,21 @@ async def _serve(
         await _stop_or_leave(gateway)
 
 
-def _orders(stop: Stopping, gateway: Gateway, engine: ModelPool, metrics: Metrics) -> Orders:
+def _orders(stop: Stopping, gateway: Gateway, engine: ModelPool, metrics: Metrics, others: Others) -> Orders:
     """What the parent of this worker may ask for."""
     # Only here: one process has no use for it.
     from gateway.workers.messages import Counted
     from gateway.workers.parent import Orders
 
+    async def refresh() -> None:
+        await engine.look_at_adapters()
+        gateway.refresh_metrics()
+
     return Orders(
         drain=stop.first.set,
         end=stop.second.set,
-        forget=engine.forget_client,
-        refresh=gateway.refresh_metrics,
+        told=others.told,
+        refresh=refresh,
         count=lambda: Counted(metrics.families(), engine.state().told_at),
     )
 

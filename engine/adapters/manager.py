@@ -8,7 +8,7 @@ import logging
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
-from engine.adapters.fitting import Shapes
+from engine.adapters.facts import Facts
 from engine.adapters.residency import Hold, Lora, LoraEngine, LoraObserver, Residency, ResidencyLimits
 from engine.adapters.snapshot import Snapshot, SnapshotStore
 from engine.types import (
@@ -52,15 +52,6 @@ class AdapterOptions:
     max_registered: int = 1000
     wait: float = 15.0
     broken: float = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What a started engine says: what it can hold at once and the shapes of its model."""
-
-    resident: int
-    max_rank: int
-    shapes: Callable[[], Shapes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +110,9 @@ class AdapterManager:
     def infos(self) -> Sequence[AdapterInfo]:
         """Every adapter, by name."""
         return [self._info(name, self._versions[name]) for name in sorted(self._versions)]
+
+    async def look(self) -> None:
+        """See :class:`engine.adapters.account.AdapterAccount`: they are."""
 
     def _info(self, name: str, version: _Version) -> AdapterInfo:
         resident, waiting, held = self._residency.state(version.lora) if self._residency else (False, False, 0)

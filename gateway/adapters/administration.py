@@ -38,9 +38,13 @@ RETRY_SECONDS: Final = 2.0
 Call = Callable[[Callable[[], Any]], Awaitable[Any]]
 
 
+async def _alone() -> None:
+    """There are no other workers."""
+
+
 class AdapterAdministration:
     """Every act and every denial goes to ``record``; ``call`` runs what blocks on the store; ``taken``: whether a name
-    means something else.
+    means something else; ``everywhere`` has all other workers look at what there should be.
     """
 
     def __init__(
@@ -54,6 +58,7 @@ class AdapterAdministration:
         wall: Callable[[], float] = time.time,
         taken: Callable[[str], bool] = lambda _name: False,
         claims: Claims | None = None,
+        everywhere: Callable[[], Awaitable[object]] = _alone,
     ) -> None:
         self._engine = engine
         self._taken = taken
@@ -64,9 +69,11 @@ class AdapterAdministration:
         self._call = call
         self._record = record
         self._wall = wall
+        self._everywhere = everywhere
 
-    def visible(self, principal: Principal) -> list[dict[str, Any]]:
+    async def visible(self, principal: Principal) -> list[dict[str, Any]]:
         """What ``principal`` may know of, as it goes out."""
+        await self._engine.look_at_adapters()
         infos = {info.name: info for info in self._engine.adapters()}
         return [
             self._object(desired, infos.get(desired.name))
@@ -74,8 +81,9 @@ class AdapterAdministration:
             if _sees(principal, desired)
         ]
 
-    def described(self, principal: Principal, name: str) -> dict[str, Any]:
+    async def described(self, principal: Principal, name: str) -> dict[str, Any]:
         """One of them. Raises :class:`ApiError` 404."""
+        await self._engine.look_at_adapters()
         desired = self._found(principal, name)
         return self._object(desired, self._info(name))
 
@@ -94,6 +102,7 @@ class AdapterAdministration:
             # From here on this content and no other is meant, on every replica.
             desired = replace(desired, sha256=info.sha256)
             await self._keep(desired)
+            await self._everywhere()
         self._note(caller, "adapter.create", request.name, {"sha256": info.sha256, "model": desired.model})
         return self._object(desired, self._info(request.name))
 
@@ -104,6 +113,7 @@ class AdapterAdministration:
             given = {field: value for field, value in request.model_dump().items() if value is not None}
             desired = replace(before, **given)
             await self._keep(desired)
+            await self._everywhere()
         self._note(caller, "adapter.update", name, given)
         return self._object(desired, self._info(name))
 
@@ -111,13 +121,22 @@ class AdapterAdministration:
         """Remove one; whether it is gone already. Raises :class:`ApiError` 404, 409, 503."""
         with self._told(caller, "adapter.delete", name, "name"):
             self._registered(caller.principal, name)
-            running = self._service.running(name)
+            running = await self._running(name)
             if running and not drain:
                 raise adapter_in_use(running)
             await self._call(lambda: self._records.remove(name))
             await self._service.remove(name)
+            await self._everywhere()
         self._note(caller, "adapter.delete", name, {"drain": drain})
         return not running
+
+    async def _running(self, name: str) -> int:
+        await self._engine.look_at_adapters()
+        if self._service.running(name):
+            # Another worker may not have said yet that they have ended: it does when it looks.
+            await self._everywhere()
+            await self._engine.look_at_adapters()
+        return self._service.running(name)
 
     # -- who may ------------------------------------------------------------------------------------------------
 

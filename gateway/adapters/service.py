@@ -69,6 +69,7 @@ class AdapterService:
         self._registering: set[str] = set()
         self._removed: set[str] = set()
         self._touched: set[str] = set()
+        self._one_round = asyncio.Lock()
         catalog.bring = self.bring
 
     # -- its life -----------------------------------------------------------------------------------------------
@@ -94,10 +95,16 @@ class AdapterService:
             ready = self._engine.state().phase is Phase.READY
             if ready:
                 try:
-                    await self._round()
+                    await self.look()
                 except Exception:
                     log.exception("the adapters could not be brought up to date")
             await asyncio.sleep(self._settings.poll_interval if ready else _UNREADY_SECONDS)
+
+    async def look(self) -> None:
+        """Do now what every round does: something was changed elsewhere."""
+        async with self._one_round:
+            if self._engine.state().phase is Phase.READY:
+                await self._round()
 
     # -- what there should be -----------------------------------------------------------------------------------
 
@@ -130,6 +137,7 @@ class AdapterService:
         known = set(self._applied) - self._registering
         self._removed.clear()
         self._touched.clear()
+        await self._engine.look_at_adapters()
         wanted = self._last = await self._wanted()
         for name in known - set(wanted) - self._registering:
             await self.remove(name)

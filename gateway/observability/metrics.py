@@ -12,6 +12,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.openmetrics import exposition as openmetrics
 
 from engine.types import AdapterInfo, EngineState, ModelInfo, ModelState, Phase, PoolState
+from gateway.observability.adapters import AdapterMetrics
 from gateway.observability.recent import LastMinute
 from gateway.observability.tenants import TenantMetrics
 
@@ -187,19 +188,7 @@ class Metrics:
         self._adapter_tokens = Counter(
             "sluice_adapter_tokens", "Tokens of settled requests.", ["model", "adapter", "kind"], registry=registry
         )
-        self._adapter_loads = Counter(
-            "sluice_adapter_loads", "Adapters brought into the engine.", ["outcome"], registry=registry
-        )
-        self._adapter_load = Histogram(
-            "sluice_adapter_load_seconds", "Bringing one adapter into the engine.", buckets=_DURATION, registry=registry
-        )
-        self._adapter_wait = Histogram(
-            "sluice_adapter_wait_seconds", "Wait of requests for an adapter that was not in the engine.",
-            buckets=_DURATION, registry=registry,
-        )  # fmt: skip
-        self._adapter_evictions = Counter(
-            "sluice_adapter_evictions", "Adapters that made room for others.", registry=registry
-        )
+        self.loras = AdapterMetrics(registry)
         self._adapters = Gauge("sluice_adapters", "Adapters that may be named.", ["state"], registry=registry)
         self._adapter_bytes = Gauge(
             "sluice_adapters_resident_bytes", "Bytes of weights of adapters in the engine.", registry=registry
@@ -341,19 +330,6 @@ class Metrics:
         """See :class:`gateway.limits.decide.LimitObserver`."""
         self._limit_store.set(available)
         self._limit_pending.set(pending)
-
-    def adapter_loaded(self, seconds: float, *, good: bool) -> None:
-        """See :class:`engine.adapters.residency.LoraObserver`."""
-        self._adapter_loads.labels("good" if good else "failed").inc()
-        self._adapter_load.observe(seconds)
-
-    def adapter_evicted(self) -> None:
-        """See :class:`engine.adapters.residency.LoraObserver`."""
-        self._adapter_evictions.inc()
-
-    def adapter_waited(self, seconds: float) -> None:
-        """See :class:`engine.adapters.residency.LoraObserver`."""
-        self._adapter_wait.observe(seconds)
 
     def adapters(self, infos: Sequence[AdapterInfo]) -> None:
         """Set the adapters' gauges."""

@@ -44,11 +44,11 @@ def routes(enter: Enter, acts: AdapterAdministration) -> list[Route]:
 
     async def list_all(exchange: Exchange) -> None:
         principal = await enter(exchange)
-        exchange.respond(200, orjson.dumps({"object": "list", "data": acts.visible(principal)}))
+        exchange.respond(200, orjson.dumps({"object": "list", "data": await acts.visible(principal)}))
 
     async def get(exchange: Exchange) -> None:
         principal = await enter(exchange)
-        exchange.respond(200, orjson.dumps(acts.described(principal, exchange.path_rest)))
+        exchange.respond(200, orjson.dumps(await acts.described(principal, exchange.path_rest)))
 
     async def change(exchange: Exchange) -> None:
         who = await caller(exchange)
@@ -58,7 +58,7 @@ def routes(enter: Enter, acts: AdapterAdministration) -> list[Route]:
     async def remove(exchange: Exchange) -> None:
         who = await caller(exchange)
         query = parse_query(exchange.scope["query_string"], AdapterRemoval)
-        described = acts.described(who.principal, exchange.path_rest)
+        described = await acts.described(who.principal, exchange.path_rest)
         gone = await acts.remove(who, exchange.path_rest, drain=query.drain)
         exchange.respond(200 if gone else 202, orjson.dumps(described))
 

@@ -22,7 +22,6 @@ def _problems(settings: Settings, models: Sequence[Served]) -> Sequence[str]:
     found = {
         "more than one needs `model` alone: with `models`, or the sample guard, set workers to 1": len(models) > 1,
         "more than one needs a model that generates text": models[0].kind != "generate",
-        "more than one do not serve adapters yet: set workers to 1, or run replicas": settings.adapters.active,
         "more than one needs Redis, or each would grant every limit in full: set SLUICE_REDIS_URL, or workers to 1": (
             settings.redis() is None and _limits_anybody(settings)
         ),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from prometheus_client.metrics_core import Metric
 
-from engine.attachment import Attachment
+from engine.attachment import Attachment, Question
+from engine.types import EngineError
 from gateway.engines import Served
 from gateway.settings import Settings
 
@@ -52,13 +54,6 @@ class EngineLost:
 
 
 @dataclass(frozen=True, slots=True)
-class Forget:
-    """Another worker died: end what this client of the engine left running."""
-
-    client: int
-
-
-@dataclass(frozen=True, slots=True)
 class Ready:
     """From a worker that serves."""
 
@@ -68,6 +63,54 @@ class Stop:
     """Drain; ``now``: do not wait for running requests."""
 
     now: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """From a worker: a question on adapters."""
+
+    number: int
+    question: Question
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """To the worker that asked: all that it asks is numbered in one row. ``error`` instead of an answer."""
+
+    number: int
+    answer: Any
+    error: EngineError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawn:
+    """From a worker: it waits for these no more, and gives back what it was given for them."""
+
+    numbers: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """From a worker: every other one that serves is to do this. Answered with what they answer."""
+
+    number: int
+    act: object
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """To the others."""
+
+    order: int
+    act: object
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """From one of them; ``answer`` is what came of it."""
+
+    order: int
+    answer: object
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,14 +138,6 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class SumWanted:
-    """From a worker that is scraped."""
+    """From a worker that is scraped. Answered with the text of everything that all workers have counted."""
 
-    question: int
-
-
-@dataclass(frozen=True, slots=True)
-class Sum:
-    """The text of everything that all workers have counted."""
-
-    question: int
-    text: bytes
+    number: int

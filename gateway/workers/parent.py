@@ -7,26 +7,31 @@ import itertools
 import logging
 import os
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Final
 
-from engine.attachment import Attachment
-from engine.types import EngineUnavailable
+from engine.attachment import Attachment, Question
+from engine.types import EngineError, EngineUnavailable
 from gateway.workers.messages import (
+    Answered,
+    Asked,
     Counted,
     Counts,
     CountsWanted,
+    Done,
     EngineLost,
-    Forget,
     NoEngine,
+    Order,
     Place,
     PlaceWanted,
     Ready,
     Stop,
-    Sum,
     SumWanted,
+    Told,
+    Withdrawn,
 )
 
 log = logging.getLogger("sluice.workers")
@@ -37,12 +42,15 @@ SCRAPE_SECONDS: Final = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Orders:
-    """What the parent's words do in the worker; all but ``count`` are called on its event loop."""
+    """What the parent's words do in the worker; all but ``count`` are called on its event loop.
+
+    ``told``: what another worker wants done, and what comes of it.
+    """
 
     drain: Callable[[], None]
     end: Callable[[], None]
-    forget: Callable[[int], Coroutine[Any, Any, None]]
-    refresh: Callable[[], None]
+    told: Callable[[object], Awaitable[object]]
+    refresh: Callable[[], Awaitable[None]]
     count: Callable[[], Counted]
 
 
@@ -60,7 +68,7 @@ class Parent:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._orders: Orders | None = None
         self._questions = itertools.count()
-        self._asked: dict[int, asyncio.Future[bytes]] = {}
+        self._asked: dict[int, asyncio.Future[Any]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     # -- the engine: see engine.attachment.Attachments --------------------------------------------------------------
@@ -101,15 +109,40 @@ class Parent:
 
     async def scrape(self) -> bytes:
         """The metrics of all workers together. Raises TimeoutError."""
-        question = next(self._questions)
-        answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        self._asked[question] = answer
+        number = self.number()
+        async with asyncio.timeout(SCRAPE_SECONDS):
+            text: bytes = await self._answer(number, SumWanted(number))
+        return text
+
+    async def everywhere(self, act: object) -> Sequence[object]:
+        """Have every other worker that serves do it; what they answer, but for those that are slow or die."""
+        number = self.number()
+        answers: Sequence[object] = await self._answer(number, Order(number, act))
+        return answers
+
+    async def _answer(self, number: int, message: object) -> Any:
+        answer = self._asked[number] = asyncio.get_running_loop().create_future()
         try:
-            self._send(SumWanted(question))
-            async with asyncio.timeout(SCRAPE_SECONDS):
-                return await answer
+            self._send(message)
+            return await answer
         finally:
-            del self._asked[question]
+            del self._asked[number]
+
+    # -- adapters: see engine.attachment.AccountLine ----------------------------------------------------------------
+
+    def number(self) -> int:
+        """See :class:`engine.attachment.AccountLine`."""
+        return next(self._questions)
+
+    async def ask(self, number: int, question: Question) -> Any:
+        """See :class:`engine.attachment.AccountLine`."""
+        return await self._answer(number, Asked(number, question))
+
+    def withdraw(self, numbers: Sequence[int]) -> None:
+        """See :class:`engine.attachment.AccountLine`."""
+        if numbers:
+            with suppress(OSError):  # the parent is gone, and the account with it
+                self._send(Withdrawn(tuple(numbers)))
 
     # -- the line ---------------------------------------------------------------------------------------------------
 
@@ -150,13 +183,30 @@ class Parent:
                 self._orders.drain()
             case Stop(now=True):
                 self._orders.end()
-            case Forget(client):
-                self._start(self._orders.forget(client))
             case CountsWanted(scrape):
                 self._start(self._count(scrape))
-            case Sum(question, text):
-                if (answer := self._asked.get(question)) is not None and not answer.done():
-                    answer.set_result(text)
+            case Told(order, act):
+                self._start(self._carry_out(order, act))
+            case Answered(number, answer, error):
+                self._settle(number, answer, error)
+
+    def _settle(self, number: int, answer: object, error: EngineError | None) -> None:
+        waiting = self._asked.get(number)
+        if waiting is None or waiting.done():
+            return
+        if error is not None:
+            waiting.set_exception(error)
+        else:
+            waiting.set_result(answer)
+
+    async def _carry_out(self, order: int, act: object) -> None:
+        assert self._orders is not None
+        answer = None
+        try:
+            answer = await self._orders.told(act)
+        except Exception:
+            log.exception("what another worker asked for went wrong")
+        self._send(Done(order, answer))
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)
@@ -165,6 +215,6 @@ class Parent:
 
     async def _count(self, scrape: int) -> None:
         assert self._orders is not None
-        self._orders.refresh()
+        await self._orders.refresh()
         counted = await asyncio.to_thread(self._orders.count)
         await asyncio.to_thread(self._send, Counts(scrape, counted))

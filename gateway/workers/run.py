@@ -11,10 +11,13 @@ import sys
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 
+from prometheus_client import CollectorRegistry
+
 from engine.types import EngineUnavailable
 from gateway.app import http_bounds
 from gateway.engines import Served, shared_engines
 from gateway.http.listener import AddressUnavailableError, reserve
+from gateway.observability.adapters import AdapterMetrics
 from gateway.serve import EXIT_FAILED, EXIT_OK, Stopping
 from gateway.settings import Settings, SettingsError
 from gateway.workers.messages import Job
@@ -53,7 +56,16 @@ async def _run(settings: Settings, served: Served, serving: Callable[[], None]) 
         return start_worker(Job(settings, served, index, late))
 
     engines = shared_engines(settings, served)
-    supervisor = Supervisor(settings.workers, engines, start, serving, drain_timeout=settings.drain_timeout)
+    registry = CollectorRegistry()
+    supervisor = Supervisor(
+        settings.workers,
+        engines,
+        start,
+        serving,
+        drain_timeout=settings.drain_timeout,
+        adapters=engines.desk(AdapterMetrics(registry)),
+        registry=registry,
+    )
     return await supervisor.run(stop.first, stop.second)
 
 

@@ -19,32 +19,44 @@ from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing.connection import Connection
 from subprocess import Popen, TimeoutExpired
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from engine.attachment import Attachment
-from engine.types import EngineUnavailable
+from engine.types import EngineError, EngineUnavailable
 from gateway.workers.messages import (
+    Answered,
+    Asked,
     Counts,
     CountsWanted,
+    Done,
     EngineLost,
-    Forget,
     NoEngine,
+    Order,
     Place,
     PlaceWanted,
     Ready,
     Stop,
-    Sum,
     SumWanted,
+    Told,
+    Withdrawn,
 )
 from gateway.workers.total import Total
+
+if TYPE_CHECKING:
+    from engine.adapters.desk import AdapterDesk
+    from engine.adapters.facts import Facts
 
 log = logging.getLogger("sluice.workers")
 
 LOOK_SECONDS: Final = 0.25
 #: Seconds that a scrape waits for slow workers; the last word of each is there.
 COUNT_SECONDS: Final = 3.0
+#: Seconds that a worker waits for the others to do what it asks of them.
+ORDER_SECONDS: Final = 10.0
+#: Seconds in which the engine has heard the last words of a worker that died.
+LAST_WORDS_SECONDS: Final = 1.0
 #: Seconds that a worker gets to end after its drain.
 END_SECONDS: Final = 25.0
 
@@ -58,6 +70,14 @@ class HeldEngine(Protocol):
 
     def place(self) -> Attachment | None:
         """The next place; None if there is none left."""
+
+    async def forget_client(self, client: int) -> None:
+        """End what that client left running. Raises :class:`engine.types.EngineUnavailable`; does not end by itself
+        when the engine dies.
+        """
+
+    def adapter_facts(self) -> Facts | None:
+        """What it can do with adapters; None if it takes none."""
 
     def close(self) -> None:
         """Leave nothing behind. Blocks."""
@@ -121,16 +141,25 @@ class Worker:
         with suppress(OSError):
             self.connection.send(message)
 
+    def answer(self, number: int, answer: object, error: EngineError | None = None) -> None:
+        """What it asked under that number."""
+        self.send(Answered(number, answer, error))
+
 
 @dataclass(slots=True)
-class _Scrape:
-    asker: Worker
-    question: int
-    missing: set[Worker] = field(default_factory=set)
+class _Round:
+    """A question to several workers; ``finish`` is told what they said, when all have or it has been long enough."""
+
+    missing: set[Worker]
+    finish: Callable[[list[object]], None]
+    said: list[object] = field(default_factory=list)
 
 
 class Supervisor:
-    """``start`` makes the worker of an index; ``late``: others serve already. ``serving`` is called once all do."""
+    """``start`` makes the worker of an index; ``late``: others serve already. ``serving`` is called once all do.
+
+    ``adapters`` keeps the account of those in the engine, if it takes any; what is counted goes to ``registry``.
+    """
 
     def __init__(
         self,
@@ -141,6 +170,8 @@ class Supervisor:
         *,
         drain_timeout: float,
         patience: Patience | None = None,
+        adapters: AdapterDesk | None = None,
+        registry: CollectorRegistry | None = None,
     ) -> None:
         self._count = workers
         self._engines = engines
@@ -152,7 +183,9 @@ class Supervisor:
         # Lives as long as we do: the engine's processes ask the kernel to die with this very thread.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sluice-engine")
         self._workers: set[Worker] = set()
+        self._adapters = adapters
         self._respawns: set[asyncio.Task[None]] = set()
+        self._forgetting: set[asyncio.Task[None]] = set()
         self._engine: HeldEngine | None = None
         self._generation = 0
         self._broken = 0
@@ -161,9 +194,9 @@ class Supervisor:
         self._failed = asyncio.Event()
         self._gone = asyncio.Event()
         self._total = Total()
-        self._scrapes: dict[int, _Scrape] = {}
+        self._rounds: dict[int, _Round] = {}
         self._numbers = itertools.count()
-        registry = CollectorRegistry()
+        registry = registry or CollectorRegistry()
         self._registry = registry
         self._alive = Gauge("sluice_workers", "Front-end workers that serve.", registry=registry)
         self._restarts = Counter("sluice_worker_restarts", "Front-end workers that died.", registry=registry)
@@ -201,6 +234,8 @@ class Supervisor:
             else:
                 self._generation += 1
                 log.info("the engine runs", extra={"fields": {"generation": self._generation}})
+                if self._adapters is not None and (facts := self._engine.adapter_facts()) is not None:
+                    self._adapters.account.started(facts)
                 self._give_places()
                 await self._watch(self._engine)
                 await self._bury()
@@ -218,6 +253,10 @@ class Supervisor:
     async def _bury(self) -> None:
         log.error("the engine died: starting it anew")
         self._tell(EngineLost(self._generation))
+        if self._adapters is not None:
+            self._adapters.account.lost(EngineUnavailable("the engine died"))
+        for forgetting in self._forgetting:
+            forgetting.cancel()
         engine, self._engine = self._engine, None
         assert engine is not None
         engine.kill()
@@ -279,11 +318,19 @@ class Supervisor:
             case Ready():
                 worker.ready = True
                 self._count_ready()
-            case SumWanted(question):
-                self._scrape(worker, question)
+            case Asked(number, question) if self._adapters is not None:
+                self._adapters.ask(worker, number, question, partial(worker.answer, number))
+            case Withdrawn(numbers) if self._adapters is not None:
+                self._adapters.withdraw(worker, numbers)
+            case Order(number, act):
+                self._order(worker, number, act)
+            case Done(order, answer):
+                self._heard(order, worker, answer)
+            case SumWanted(number):
+                self._scrape(worker, number)
             case Counts(scrape, counted):
                 self._total.told(worker.index, counted)
-                self._counted(scrape, worker)
+                self._heard(scrape, worker)
 
     def _want_place(self, worker: Worker, broken: int | None) -> None:
         if self._refused is not None:
@@ -309,18 +356,35 @@ class Supervisor:
         status = _reaped(worker.process)
         self._total.died(worker.index)
         self._count_ready()
-        for scrape in list(self._scrapes):
-            self._counted(scrape, worker)
+        for number in list(self._rounds):
+            self._heard(number, worker)
+        forgetting = asyncio.create_task(self._forget(worker), name=f"forget {worker.index}")
+        self._forgetting.add(forgetting)
+        forgetting.add_done_callback(self._forgetting.discard)
         if self._stopping:
             self._settle_end(status)
             return
         self._restarts.inc()
         log.error("a worker died", extra={"fields": {"worker": worker.index, "status": status}})
-        if worker.place is not None and worker.place.generation == self._generation:
-            self._tell(Forget(worker.place.attachment.client))
         respawn = asyncio.create_task(self._again(worker.index), name=f"worker {worker.index}")
         self._respawns.add(respawn)
         respawn.add_done_callback(self._respawns.discard)
+
+    async def _forget(self, worker: Worker) -> None:
+        """End in the engine what it left running; then, and not before, it holds no adapter any more."""
+        place, engine, adapters = worker.place, self._engine, self._adapters
+        if adapters is not None:
+            adapters.hush(worker)
+        try:
+            if engine is not None and place is not None and place.generation == self._generation:
+                await engine.forget_client(place.attachment.client)
+                await asyncio.sleep(LAST_WORDS_SECONDS)
+                await engine.forget_client(place.attachment.client)
+        except EngineUnavailable:
+            pass  # it has nothing running
+        finally:
+            if adapters is not None:
+                adapters.leave(worker)
 
     async def _again(self, index: int) -> None:
         delay = self._worker_failures.another()
@@ -362,26 +426,46 @@ class Supervisor:
         for worker in self._workers:
             worker.send(message)
 
-    # -- what they count --------------------------------------------------------------------------------------------
+    # -- what all are asked -----------------------------------------------------------------------------------------
 
-    def _scrape(self, asker: Worker, question: int) -> None:
+    def _scrape(self, asker: Worker, number: int) -> None:
+        def finish(_said: list[object]) -> None:
+            asker.answer(number, self._total.text(self._registry.collect()))
+
+        self._ask_all(set(self._workers), CountsWanted, COUNT_SECONDS, finish)
+
+    def _order(self, asker: Worker, number: int, act: object) -> None:
+        others = {worker for worker in self._workers if worker.ready and worker is not asker}
+        self._ask_all(others, partial(Told, act=act), ORDER_SECONDS, partial(asker.answer, number))
+
+    def _ask_all(
+        self,
+        workers: set[Worker],
+        message: Callable[[int], object],
+        seconds: float,
+        finish: Callable[[list[object]], None],
+    ) -> None:
         number = next(self._numbers)
-        scrape = self._scrapes[number] = _Scrape(asker, question, set(self._workers))
-        for worker in scrape.missing:
-            worker.send(CountsWanted(number))
-        asyncio.get_running_loop().call_later(COUNT_SECONDS, self._answer, number)
+        self._rounds[number] = _Round(set(workers), finish)
+        for worker in workers:
+            worker.send(message(number))
+        if not workers:
+            self._close(number)
+            return
+        asyncio.get_running_loop().call_later(seconds, self._close, number)
 
-    def _counted(self, number: int, worker: Worker) -> None:
-        scrape = self._scrapes.get(number)
-        if scrape is not None:
-            scrape.missing.discard(worker)
-            if not scrape.missing:
-                self._answer(number)
+    def _heard(self, number: int, worker: Worker, *said: object) -> None:
+        asked = self._rounds.get(number)
+        if asked is None or worker not in asked.missing:
+            return
+        asked.missing.discard(worker)
+        asked.said += said
+        if not asked.missing:
+            self._close(number)
 
-    def _answer(self, number: int) -> None:
-        scrape = self._scrapes.pop(number, None)
-        if scrape is not None:
-            scrape.asker.send(Sum(scrape.question, self._total.text(self._registry.collect())))
+    def _close(self, number: int) -> None:
+        if (asked := self._rounds.pop(number, None)) is not None:
+            asked.finish(asked.said)
 
 
 def _reaped(process: Popen[bytes]) -> int | None:

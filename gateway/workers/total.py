@@ -33,6 +33,8 @@ _HIGHEST: Final = frozenset(
         "sluice_event_loop_lag_max_seconds",
         "sluice_ledger_degraded",
         "sluice_keys_known",
+        "sluice_adapters",
+        "sluice_adapters_resident_bytes",
         "sluice_jwks_keys",
         "sluice_build_info",
         "python_info",
@@ -73,7 +75,7 @@ class Total:
     def text(self, more: Iterable[Metric] = ()) -> bytes:
         """The exposition of the sum, and of what the parent itself counts."""
         registry = CollectorRegistry()
-        registry.register(_Shown([*self.families(), *more]))
+        registry.register(_Shown(list(_summed([*self.families(), *more]).values())))
         return generate_latest(registry)
 
     def families(self) -> list[Metric]:

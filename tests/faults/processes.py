@@ -36,8 +36,8 @@ class Server:
         self.port = free_port()
         self.directory = directory
         self.log = directory / "out.log"
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(("SLUICE_", "VLLM_"))}
-        environment |= {
+        self.environment = environment = {k: v for k, v in os.environ.items() if not k.startswith(("SLUICE_", "VLLM_"))}
+        self.environment |= {
             "SLUICE_PORT": str(self.port),
             "SLUICE_MODEL": str(model),
             "SLUICE_SERVED_MODEL_NAME": "toy",

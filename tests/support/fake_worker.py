@@ -12,13 +12,14 @@ from gateway.workers.messages import (
     Counted,
     Counts,
     CountsWanted,
+    Done,
     EngineLost,
-    Forget,
     NoEngine,
     Place,
     PlaceWanted,
     Ready,
     Stop,
+    Told,
 )
 
 
@@ -36,8 +37,8 @@ def main(line: Connection, index: int) -> int:
             case EngineLost(generation):
                 notes.write(f"lost {generation}\n")
                 line.send(PlaceWanted(generation))
-            case Forget(client):
-                notes.write(f"forget {client}\n")
+            case Told(order, act):
+                line.send(Done(order, (index, act)))
             case NoEngine(reason):
                 notes.write(f"none {reason}\n")
             case CountsWanted(scrape):

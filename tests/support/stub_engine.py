@@ -281,6 +281,9 @@ class StubEngine:
     ) -> None:
         self._check_model(model)
 
+    async def look_at_adapters(self) -> None:
+        """They are always those of now."""
+
     def adapters(self) -> Sequence[AdapterInfo]:
         return [replace(info, running=self._held[name]) for name, info in self._adapters.items()]
 

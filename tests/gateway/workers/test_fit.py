@@ -26,7 +26,6 @@ def test_what_does_not_work_is_refused_by_name() -> None:
     assert "Redis" in refused(**free, limits={"key": {"concurrent": 1}})
     assert "Redis" in refused(**free, limits={"model": {"m": {"concurrent": 1}}})
     assert "Redis" in refused(**free, limits={"address": {"burst": 1}})
-    assert "adapters" in refused(**free, adapters={"enabled": True})
     assert "disaggregation" in refused(**free, disaggregation={"role": "prefill"})
     assert "`models`" in refused(ONE, ONE, **free)
     assert "generates text" in refused(Served("model", "m", "embed"), **free)
