@@ -25,7 +25,7 @@ test: setup ## Set up and run every test (PYTEST_ARGS=...); installs servers and
 	@$(call tests,-m "engine or slow",)
 
 # With AGAIN=1 what failed is run once more, alone, and has to pass then: CI's machine is shared, and both runs are shown.
-tests = $(BIN)/python -m pytest $(1) $(2) $(PYTEST_ARGS) || { status=$$?; [ $$status -eq 5 ] || \
+tests = $(BIN)/python -m pytest --durations=25 --durations-min=5 $(1) $(2) $(PYTEST_ARGS) || { status=$$?; [ $$status -eq 5 ] || \
 	{ [ $$status -eq 1 ] && [ -n "$(AGAIN)" ] && echo "== once more, what failed" && \
 	$(BIN)/python -m pytest $(1) $(PYTEST_ARGS) --last-failed --last-failed-no-failures none; }; }
 
