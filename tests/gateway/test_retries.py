@@ -37,7 +37,6 @@ async def calls(live: Live, call: Call, key: str | None = None) -> tuple[int, in
         (413, lambda client: client.completions.create(model="stub", prompt="x" * 11_000_000)),
         (501, lambda client: client.moderations.create(input="x")),
     ],
-    ids=str,
 )
 async def test_what_stays_wrong_is_asked_once(stub: Live, status: int, call: Call) -> None:
     assert await calls(stub, call) == (status, 1)
