@@ -133,9 +133,14 @@ def test_blocks_become_a_conversation() -> None:
     assert request.texts() == [
         Passage("be\nbrief", "system"),
         Passage("hello", "user"),
-        *(Passage(text, "assistant") for text in ("hm", "let me", "see", "f", '{"a":1}', "f", "{}")),
+        *(Passage(text, "assistant") for text in ("hm", "let me", "see", "f", '{"a":1}')),
+        Passage("t1", "assistant", label=True),
+        *(Passage(text, "assistant") for text in ("f", "{}")),
+        Passage("t2", "assistant", label=True),
         Passage("r", "tool"),
+        Passage("t2", "tool", label=True),
         Passage("no", "tool"),
+        Passage("t1", "tool", label=True),
         Passage("go on", "user"),
         Passage("in French", "system"),
     ]

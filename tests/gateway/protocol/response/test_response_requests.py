@@ -184,8 +184,15 @@ def test_earlier_turns_come_first_but_for_the_instructions() -> None:
     result = {"type": "function_call_output", "call_id": "c1", "output": "r"}
     request = parse(stores=True, instructions="now", input=[result]).after(before)
     assert [message.role for message in request.conversation().messages] == ["system", "user", "assistant", "tool"]
-    passages = [Passage("now", "system"), Passage("then", "user"), Passage("f", "assistant")]
-    assert request.texts() == [*passages, Passage('{"a":1}', "assistant"), Passage("r", "tool")]
+    assert request.texts() == [
+        Passage("now", "system"),
+        Passage("then", "user"),
+        Passage("f", "assistant"),
+        Passage('{"a":1}', "assistant"),
+        Passage("c1", "assistant", label=True),
+        Passage("r", "tool"),
+        Passage("c1", "tool", label=True),
+    ]
     assert request.model == "m"
 
 
