@@ -66,9 +66,9 @@ def real(default_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     from gateway.settings import load
 
     def build() -> object:
-        return build_engine(
-            load(flags={"engine": {"max_model_len": 4096}}), str(default_model), "smollm2-135m-instruct"
-        )
+        # One type on every machine: what the model says depends on it.
+        arguments = {"max_model_len": 4096, "dtype": "float32"}
+        return build_engine(load(flags={"engine": arguments}), str(default_model), "smollm2-135m-instruct")
 
     # On a loaded machine the last of two hundred waits for more than a minute.
     patient = {"max_wait": 600.0}

@@ -21,6 +21,8 @@ pytestmark = pytest.mark.engine
 expect.set_options(timeout=PATIENCE)
 
 MODEL = "smollm2-135m-instruct"
+#: What the model, once it has begun, says until it is stopped.
+LINE = "the river flows, "
 
 
 @pytest.fixture
@@ -58,7 +60,7 @@ def test_a_session_from_the_key_to_the_last_token(live: Live, open_page: OpenPag
     go(page, "Playground")
     page.get_by_label("Temperature").fill("0")
     page.get_by_label("Most tokens").fill("3500")
-    page.get_by_label("Message", exact=True).fill("Count from one to a thousand, one number per line.")
+    page.get_by_label("Message", exact=True).fill(f"Repeat this line a thousand times: {LINE * 5}")
     page.get_by_role("button", name="Send").click()
     expect(page.locator(".turn.assistant .said")).not_to_be_empty()
     keep_picture(page, "playground")
