@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from gateway.access.following import Following
 from gateway.access.keysync import KeySync
 from gateway.access.nudge import Nudges
 
@@ -13,19 +14,15 @@ class KeyService:
 
     def __init__(self, sync: KeySync, nudges: Nudges | None) -> None:
         self._sync = sync
-        self._nudges = nudges
+        self._following = Following(sync, nudges)
 
     async def start(self) -> None:
         """See :class:`~gateway.lifecycle.Service`."""
-        await self._sync.start()
-        if self._nudges is not None:
-            self._nudges.start()
+        await self._following.start()
 
     async def stop(self) -> None:
         """See :class:`~gateway.lifecycle.Service`."""
-        if self._nudges is not None:
-            await self._nudges.stop()
-        await self._sync.stop()
+        await self._following.stop()
 
     def degraded(self) -> Sequence[str]:
         """See :class:`~gateway.lifecycle.Service`."""
@@ -34,5 +31,4 @@ class KeyService:
     async def changed(self) -> None:
         """This replica has changed a key: know it here at once, and tell the others."""
         await self._sync.refresh()
-        if self._nudges is not None:
-            await self._nudges.publish()
+        await self._following.tell()

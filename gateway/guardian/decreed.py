@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 import orjson
 from pydantic import ValidationError
 
+from gateway.access.following import Following
 from gateway.access.nudge import Nudges
 from gateway.guardian.build import check_policies
 from gateway.guardian.guardian import Guardian
@@ -72,7 +73,7 @@ class PolicyDecrees:
         self._decree: Decree | None = None
         self._unusable = False
         self._poller = Poller(WHAT.replace(" ", "-"), self._begin, self._learn, interval=interval)
-        self._nudges = nudges(self._poller.nudge)
+        self._following = Following(self._poller, nudges(self._poller.nudge))
 
     @property
     def in_force(self) -> bool:
@@ -91,22 +92,17 @@ class PolicyDecrees:
         """
         document = None if policies is None else _written(Decree(fingerprint(self._file), policies))
         self._learn(await self._call(partial(self._kept.put, document)))
-        if self._nudges is not None:
-            await self._nudges.publish()
+        await self._following.tell()
 
     # -- in step with the store -----------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """See :class:`gateway.lifecycle.Service`."""
-        await self._poller.start()
-        if self._nudges is not None:
-            self._nudges.start()
+        await self._following.start()
 
     async def stop(self) -> None:
         """See :class:`gateway.lifecycle.Service`."""
-        if self._nudges is not None:
-            await self._nudges.stop()
-        await self._poller.stop()
+        await self._following.stop()
 
     def degraded(self) -> Sequence[str]:
         """See :class:`gateway.lifecycle.Service`."""

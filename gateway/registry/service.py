@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from gateway.access.following import Following
 from gateway.access.nudge import Nudges
 from gateway.registry.endings import Ending
 from gateway.registry.keeper import CanaryKeeper, Turned
@@ -45,19 +46,15 @@ class RegistryService:
         self._prepared = False
         self._outcomes = Outcomes(table)
         self._poller = Poller("registry", self._begin, self._learn, interval=interval)
-        self._nudges = nudges(self._poller.nudge)
+        self._following = Following(self._poller, nudges(self._poller.nudge))
 
     async def start(self) -> None:
         """See :class:`~gateway.lifecycle.Service`."""
-        await self._poller.start()
-        if self._nudges is not None:
-            self._nudges.start()
+        await self._following.start()
 
     async def stop(self) -> None:
         """See :class:`~gateway.lifecycle.Service`."""
-        if self._nudges is not None:
-            await self._nudges.stop()
-        await self._poller.stop()
+        await self._following.stop()
 
     def degraded(self) -> Sequence[str]:
         """See :class:`~gateway.lifecycle.Service`."""
@@ -66,8 +63,7 @@ class RegistryService:
     async def changed(self) -> None:
         """This replica has changed a name: know it here at once, and tell the others."""
         await self._poller.refresh()
-        if self._nudges is not None:
-            await self._nudges.publish()
+        await self._following.tell()
 
     def ended(self, arm: str, ending: Ending, seconds: float) -> None:
         """A request of ``arm`` is over."""
