@@ -26,6 +26,8 @@ from engine.types import EngineUnavailable, ModelKind
 TESTED_VLLM: Final = "0.32.0"
 #: Names vLLM's directory of sockets.
 SOCKETS: Final = "VLLM_RPC_BASE_PATH"
+#: Names the network interface on which torch's gloo listens.
+INTERFACE: Final = "GLOO_SOCKET_IFNAME"
 GIB: Final = 1024**3
 #: Let the model's chat template tell which tool parser reads its answers.
 AUTOMATIC: Final = "auto"
@@ -170,6 +172,17 @@ def keep_sockets_private(environ: MutableMapping[str, str]) -> None:
     directory = tempfile.mkdtemp(prefix="sluice-")  # mode 0700
     environ[SOCKETS] = directory
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
+
+
+def keep_groups_local(environ: MutableMapping[str, str]) -> None:
+    """Let torch's process groups listen on the loopback interface only. What the operator has set stays.
+
+    An engine of one process has them too. Left alone they listen where the machine's own name leads: in a container
+    that is an address of its network.
+    """
+    loopback = (name for name, found in psutil.net_if_addrs().items() if any(a.address == "127.0.0.1" for a in found))
+    if (name := next(loopback, None)) is not None:
+        environ.setdefault(INTERFACE, name)
 
 
 def engine_arguments(config: EngineConfig) -> dict[str, Any]:

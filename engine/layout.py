@@ -54,6 +54,13 @@ class Objection:
     remedy: str
 
 
+def on_several_machines(arguments: Mapping[str, Any]) -> bool:
+    """Whether vLLM's own arguments ask for processes on other machines too, or leave to Ray where they are."""
+    rays = (arguments.get(f"{what}_backend") for what in ("distributed_executor", "data_parallel"))
+    far = arguments.get("nnodes", 1) != 1 or arguments.get("data_parallel_address") is not None
+    return far or "ray" in rays
+
+
 def _size(arguments: Mapping[str, Any], name: str) -> int:
     value = arguments.get(name, 1)
     if type(value) is not int or value < 1:

@@ -14,11 +14,13 @@ from engine.config import (
     EngineConfig,
     check_environment,
     check_versions,
+    keep_groups_local,
     keep_sockets_private,
     kind_of,
     prepare_environment,
     require_files,
 )
+from engine.layout import on_several_machines
 from engine.types import ModelKind
 from gateway.settings import ModelSettings, Settings
 
@@ -93,6 +95,8 @@ def _prepare(settings: Settings, models: Sequence[Served]) -> None:
     local = all(Path(model.path).is_absolute() or Path(model.path).is_dir() for model in models)
     prepare_environment(os.environ, model_is_local=local and not settings.adapters.allow_hub)
     keep_sockets_private(os.environ)
+    if not any(on_several_machines(model.arguments) for model in models):
+        keep_groups_local(os.environ)
 
 
 def build_pool(

@@ -17,6 +17,7 @@ from engine.config import (
     check_environment,
     check_versions,
     engine_arguments,
+    keep_groups_local,
     keep_sockets_private,
     kind_of,
     may_sleep,
@@ -67,6 +68,16 @@ def test_sockets_are_where_nobody_else_can_come(monkeypatch: pytest.MonkeyPatch)
     ours = dict(environ)
     keep_sockets_private(ours)
     assert (ours, len(ends)) == (environ, 1)
+
+
+def test_process_groups_meet_on_the_loopback_interface() -> None:
+    environ: dict[str, str] = {}
+    keep_groups_local(environ)
+    addresses = [each.address for each in psutil.net_if_addrs()[environ["GLOO_SOCKET_IFNAME"]]]
+    assert "127.0.0.1" in addresses
+    chosen = {"GLOO_SOCKET_IFNAME": "eth7"}
+    keep_groups_local(chosen)
+    assert chosen == {"GLOO_SOCKET_IFNAME": "eth7"}
 
 
 def test_the_operators_arguments_win(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from engine import layout as under_test
 from engine.config import EngineConfig, engine_arguments, needed_bytes, on_cpu
-from engine.layout import Layout, Objection, binding, cores_divided, objections, short_of
+from engine.layout import Layout, Objection, binding, cores_divided, objections, on_several_machines, short_of
 from engine.types import EngineUnavailable
 
 BINDING = "VLLM_CPU_OMP_THREADS_BIND"
@@ -24,6 +24,21 @@ def model(directory: Path, **shape: Any) -> str:
 
 def said(layout: Layout, path: str, *, cpu: bool = True) -> list[str]:
     return [each.what for each in objections(layout, path, cpu=cpu)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "several"),
+    [
+        ({}, False),
+        ({"tensor_parallel_size": 2, "data_parallel_size": 2, "distributed_executor_backend": "mp"}, False),
+        ({"distributed_executor_backend": "ray"}, True),
+        ({"data_parallel_backend": "ray"}, True),
+        ({"nnodes": 2}, True),
+        ({"data_parallel_address": "192.0.2.7"}, True),
+    ],
+)
+def test_other_machines_are_noticed(arguments: dict[str, Any], several: bool) -> None:
+    assert on_several_machines(arguments) is several
 
 
 def test_vllms_own_words_are_read() -> None:
