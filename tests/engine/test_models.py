@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import base64
+import gc
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
+import openai
 import psutil
 import pytest
+from openai.types import CreateEmbeddingResponse
 
 from engine.toy import make_toy_model
 from tests.conformance.contract import assert_error
+from tests.conformance.documents import openai_validator
 from tests.support.classifiers import make_classifier
 from tests.support.gateways import Threaded, threaded
 
@@ -86,7 +91,10 @@ def test_a_life_of_several_models(http: httpx.Client, house: Threaded, places: d
     embeddings_are_the_reference_s(http, places["embedder"])
     assert states(http)["embedder"] == "ready"
     the_wire_of_embeddings(http)
+    the_official_client_reads_them(house, places["embedder"])
+    openais_document_describes_them(http)
     memory_comes_back(http, house)
+    memory_comes_back_every_time(http)
     classes_are_the_reference_s(http, places["moods"])
     scores_are_the_reference_s(http, places["judge"])
     assert (states(http)["moods"], states(http)["judge"]) == ("cold", "ready")  # one left for the other
@@ -151,6 +159,45 @@ def the_wire_of_embeddings(http: httpx.Client) -> None:
     assert model["load_seconds"] > 0
 
 
+def the_official_client_reads_them(house: Threaded, place: Path) -> None:
+    """It asks for base64 and decodes it, unless it is told otherwise."""
+    from transformers import AutoTokenizer
+
+    texts = [text for text in TEXTS if len(text) < 100]
+    ids: list[list[int]] = [AutoTokenizer.from_pretrained(place)(text).input_ids for text in texts]
+    with openai.OpenAI(base_url=f"{house.live.url}/v1", api_key=house.live.key, timeout=120, max_retries=0) as client:
+        create = partial(client.embeddings.create, model="embedder")
+        made = create(input=texts)
+        wanted = np.array([each.embedding for each in made.data])
+        assert [(each.index, each.object) for each in made.data] == [(at, "embedding") for at in range(len(texts))]
+        assert made.usage.prompt_tokens == made.usage.total_tokens == sum(map(len, ids))
+        encoded = create(input=texts, encoding_format="base64").data
+        asked: list[tuple[Any, Any]] = [
+            ([each.embedding for each in create(input=texts, encoding_format="float").data], wanted),
+            ([np.frombuffer(base64.b64decode(str(each.embedding)), "<f4") for each in encoded], wanted),
+            ([create(input=text).data[0].embedding for text in texts], wanted),
+            ([create(input=each).data[0].embedding for each in ids], wanted),
+            ([each.embedding for each in create(input=ids).data], wanted),
+            ([each.embedding for each in create(input=texts, dimensions=64).data], shortened(wanted, 64)),
+        ]
+        for given, expected in asked:
+            assert np.allclose(np.array(given), expected, atol=1e-5)
+
+
+def shortened(vectors: Any, width: int) -> Any:
+    cut = vectors[:, :width]
+    return cut / np.linalg.norm(cut, axis=1, keepdims=True)
+
+
+def openais_document_describes_them(http: httpx.Client) -> None:
+    validate = openai_validator()
+    answer = http.post("/v1/embeddings", json={"model": "embedder", "input": TEXTS[:2]}).json()
+    validate("CreateEmbeddingResponse", answer)
+    CreateEmbeddingResponse.model_validate(answer, strict=True)
+    validate("ListModelsResponse", http.get("/v1/models").json())
+    validate("Model", http.get("/v1/models/embedder").json())
+
+
 def memory_comes_back(http: httpx.Client, house: Threaded) -> None:
     with_it = resident_bytes()
     size = http.get("/v1/models/embedder").json()["memory_bytes"]
@@ -165,6 +212,22 @@ def memory_comes_back(http: httpx.Client, house: Threaded) -> None:
     assert freed > 0.9 * size
     gone = http.post("/v1/embeddings", json={"model": "embedder", "input": "a"})
     assert_error(gone, 503, "model_not_loaded", "model")
+
+
+def memory_comes_back_every_time(http: httpx.Client) -> None:
+    """What engines leave in our own process does not add up."""
+    first = own_bytes()
+    for _ in range(2):
+        assert http.post("/v1/models/embedder/load").status_code == 200
+        assert http.post("/v1/embeddings", json={"model": "embedder", "input": TEXTS}).status_code == 200
+        assert http.delete("/v1/models/embedder").json()["deleted"] is True
+    assert own_bytes() < 1.05 * first
+
+
+def own_bytes() -> int:
+    """Without what the next full collection would free: engines are full of cycles."""
+    gc.collect()
+    return int(psutil.Process().memory_info().rss)
 
 
 def classes_are_the_reference_s(http: httpx.Client, place: Path) -> None:

@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from gateway.usage.records import Settled
+from tests.conformance.documents import openai_validator
 from tests.support.gateways import Live, eventually, running
 from tests.support.sounds import RATE, encoded, float_wav, tone, wav_header
 from tests.support.stub_engine import StubConfig, StubEngine
@@ -118,6 +119,20 @@ async def test_a_translation(live: Live) -> None:
     (asked,) = live.engine.speech.asked
     assert (asked.task, asked.language, asked.prompt) == ("translate", None, "Names: Ada.")
     refused(await post(live, path="/v1/audio/translations", language="de"), 400, "language", "unknown_parameter")
+
+
+async def test_openais_document_describes_the_answers(live: Live) -> None:
+    validate = openai_validator()
+    for way, kind in ((PATH, "Transcription"), ("/v1/audio/translations", "Translation")):
+        validate(f"Create{kind}ResponseJson", (await post(live, path=way)).json())
+        verbose = (await post(live, path=way, response_format="verbose_json")).json()
+        validate(f"Create{kind}ResponseVerboseJson", verbose)
+        assert len(verbose["segments"]) == 3
+    streamed = (await post(live, stream="true")).text.strip().split("\n\n")[:-1]
+    *deltas, done = [orjson.loads(event.removeprefix("data: ")) for event in streamed]
+    for delta in deltas:
+        validate("TranscriptTextDeltaEvent", delta)
+    validate("TranscriptTextDoneEvent", done)
 
 
 async def test_a_stream(live: Live) -> None:
