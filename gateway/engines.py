@@ -93,7 +93,7 @@ def shared_engines(settings: Settings, model: Served) -> SharedEngines:
 
 def _prepare(settings: Settings, models: Sequence[Served]) -> None:
     local = all(Path(model.path).is_absolute() or Path(model.path).is_dir() for model in models)
-    prepare_environment(os.environ, model_is_local=local and not settings.adapters.allow_hub)
+    prepare_environment(os.environ, model_is_local=local and not settings.adapters.from_hub)
     keep_sockets_private(os.environ)
     if not any(on_several_machines(model.arguments) for model in models):
         keep_groups_local(os.environ)

@@ -80,30 +80,34 @@ class Sources:
         self._work = work
         self._transport = transport
 
-    def check(self, source: Source) -> None:
-        """Raises :class:`SourceRefused` if the policy alone says no: touches no network and follows no path."""
+    def check(self, source: Source, *, trusted: bool = False) -> None:
+        """Raises :class:`SourceRefused` if the policy alone says no: touches no network and follows no path.
+
+        ``trusted``: the operator's own words, which need no other permission.
+        """
         match source.kind:
             case "hub":
-                if not self._policy.allow_hub:
+                if not (trusted or self._policy.allow_hub):
                     raise SourceRefused("The hub is not allowed (adapters.allow_hub).", "source_not_allowed")
                 if not _REPOSITORY.fullmatch(source.text.removeprefix("hub:")):
                     raise SourceRefused("Expected hub:organisation/name.", "source_not_allowed")
             case "https":
-                self._check_url(source.text)
+                url = _https_url(source.text)
+                if not trusted:
+                    self._check_host(url)
                 if source.sha256 is None:
                     raise SourceRefused("An archive behind a URL needs its sha256.", "sha256_required")
             case "path":
-                if "\x00" in source.text or ".." in Path(source.text).parts:
+                if not trusted and ("\x00" in source.text or ".." in Path(source.text).parts):
                     raise SourceRefused("The path must not lead upwards.", "path_not_allowed")
 
     @asynccontextmanager
     async def opened(self, source: Source, *, trusted: bool = False) -> AsyncIterator[Path]:
         """A directory with the adapter in it, for the length of the block. Raises :class:`SourceRefused`.
 
-        ``trusted``: the operator's own words, which need no other permission.
+        ``trusted``: as in :meth:`check`; where a URL redirects to is not the operator's word.
         """
-        if not trusted:
-            self.check(source)
+        self.check(source, trusted=trusted)
         if source.kind == "path":
             yield await asyncio.to_thread(_expanded if trusted else self._inside_roots, source.text)
             return
@@ -154,18 +158,9 @@ class Sources:
 
     # -- archives -----------------------------------------------------------------------------------------------
 
-    def _check_url(self, text: str) -> httpx.URL:
-        try:
-            url = httpx.URL(text)
-        except httpx.InvalidURL:
-            raise SourceRefused("The URL is malformed.", "source_not_allowed") from None
-        if url.scheme == "s3":
-            raise SourceRefused("For S3 give a presigned https URL.", "source_not_allowed")
-        if url.scheme != "https" or url.userinfo:
-            raise SourceRefused("Expected an https URL without credentials in it.", "source_not_allowed")
+    def _check_host(self, url: httpx.URL) -> None:
         if url.host not in self._policy.allowed_hosts:
             raise SourceRefused("That host is not an allowed one (adapters.allowed_hosts).", "source_not_allowed")
-        return url
 
     async def _from_url(self, source: Source, directory: Path) -> None:
         archive = directory / ".archive"
@@ -173,7 +168,7 @@ class Sources:
         try:
             async with httpx.AsyncClient(transport=self._transport, timeout=self._policy.timeout) as client:
                 with archive.open("xb") as file:
-                    await self._stream(client, self._check_url(source.text), file, digest.update)
+                    await self._stream(client, _https_url(source.text), file, digest.update)
         except httpx.HTTPError as error:
             raise SourceRefused(f"The source did not deliver: {type(error).__name__}.", "source_unavailable") from error
         if digest.hexdigest() != source.sha256:
@@ -183,10 +178,13 @@ class Sources:
     async def _stream(
         self, client: httpx.AsyncClient, url: httpx.URL, file: IO[bytes], update: Callable[[bytes], None]
     ) -> None:
+        asked = url.host
         for _ in range(MAX_REDIRECTS + 1):
             async with client.stream("GET", url) as response:
                 if response.next_request is not None:
-                    url = self._check_url(str(response.next_request.url))
+                    url = _https_url(str(response.next_request.url))
+                    if url.host != asked:
+                        self._check_host(url)
                     continue
                 if response.status_code != 200:
                     raise SourceRefused(f"The source answered {response.status_code}.", "source_unavailable")
@@ -202,6 +200,18 @@ class Sources:
                 raise SourceRefused(f"The archive is larger than {self._policy.max_bytes} bytes.", "invalid_adapter")
             update(chunk)
             await asyncio.to_thread(file.write, chunk)
+
+
+def _https_url(text: str) -> httpx.URL:
+    try:
+        url = httpx.URL(text)
+    except httpx.InvalidURL:
+        raise SourceRefused("The URL is malformed.", "source_not_allowed") from None
+    if url.scheme == "s3":
+        raise SourceRefused("For S3 give a presigned https URL.", "source_not_allowed")
+    if url.scheme != "https" or url.userinfo:
+        raise SourceRefused("Expected an https URL without credentials in it.", "source_not_allowed")
+    return url
 
 
 def _expanded(text: str) -> Path:

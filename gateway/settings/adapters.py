@@ -58,3 +58,8 @@ class AdapterSettings(Section):
     def active(self) -> bool:
         """Whether the engine is to take adapters."""
         return self.enabled or self.directory is not None or bool(self.listed)
+
+    @property
+    def from_hub(self) -> bool:
+        """Whether any may come from the hub: what the operator lists needs no other permission."""
+        return self.allow_hub or any(each.source.startswith("hub:") for each in self.listed)

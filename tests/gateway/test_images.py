@@ -65,6 +65,20 @@ def at(server: ImageServer, path: str = "ok.png") -> str:
     return f"http://{PUBLIC}:{server.port}/{path}"
 
 
+@pytest.mark.parametrize(("redirects", "status"), [(2, 200), (1, 400)])
+async def test_redirects_are_followed_as_often_as_is_set(
+    server: ImageServer, tmp_path: Path, redirects: int, status: int
+) -> None:
+    engine = StubEngine(StubConfig(images=True))
+    async with running(engine, tmp_path, media=settings(server, redirects=redirects)) as live:
+        answer = await ask(live, image(at(server, "hops?n=2")))
+        if status == 200:
+            assert answer.status_code == 200, answer.text
+        else:
+            assert_error(answer, 400, "image_fetch_failed", URL)
+    assert len(server.paths()) == redirects + 1
+
+
 TABLE = {
     "I01": ("file:///etc/passwd", "invalid_image_url"),
     "I02": ("http://127.0.0.1:{port}/", "url_not_allowed"),

@@ -251,17 +251,26 @@ async def test_concurrency_is_given_back_on_every_ending(tmp_path: Path) -> None
         assert (await post(live, CHAT, BODY)).status == 200
 
 
-async def test_tenants_do_not_share_cached_prompts(live: Live) -> None:
-    one, two = [(await make_key(live, tenant=tenant))["key"] for tenant in ("one", "two")]
+@pytest.mark.parametrize(
+    ("cache", "shared"),
+    [({}, False), ({"groups": {"team": ["one", "two"]}}, True), ({"isolation": False}, True)],
+    ids=["default", "groups", "isolation"],
+)
+async def test_tenants_share_cached_prompts_only_if_it_is_set(
+    tmp_path: Path, cache: dict[str, Any], shared: bool
+) -> None:
+    engine = StubEngine(StubConfig(prefix_block=4))
+    async with running(engine, tmp_path, with_store=True, cache=cache) as live:
+        one, two = [(await make_key(live, tenant=tenant))["key"] for tenant in ("one", "two")]
 
-    async def cached(key: str) -> int:
-        answer = await post(live, CHAT, BODY, key)
-        found: int = answer.json()["usage"]["prompt_tokens_details"]["cached_tokens"]
-        return found
+        async def cached(key: str) -> int:
+            answer = await post(live, CHAT, BODY, key)
+            found: int = answer.json()["usage"]["prompt_tokens_details"]["cached_tokens"]
+            return found
 
-    assert await cached(one) == 0
-    assert await cached(one) > 0
-    assert await cached(two) == 0
+        assert await cached(one) == 0
+        assert await cached(one) > 0
+        assert (await cached(two) > 0) is shared
 
 
 async def test_the_openai_client_sees_its_limits_and_backs_off(live: Live) -> None:

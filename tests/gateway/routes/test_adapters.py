@@ -326,6 +326,29 @@ def test_the_full_name_is_the_base_and_the_name() -> None:
     assert Adapter("ad", "org/model:8b").id == "org/model:8b:ad"
 
 
+async def test_the_hub_is_asked_only_if_it_is_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, str, str | None]] = []
+
+    def download(repository: str, name: str, *, revision: str | None, local_dir: Path, endpoint: str | None) -> None:
+        asked.append((repository, name, revision))
+        (local_dir / name).write_bytes(b"{}")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    body = {"name": "ad", "source": "hub:org/law", "revision": "3f2a"}
+    files = [("org/law", name, "3f2a") for name in ("adapter_config.json", "adapter_model.safetensors")]
+    for allowed in (False, True):
+        state = tmp_path / str(allowed)
+        state.mkdir()
+        chosen = settings_of(state, allow_hub=allowed)
+        async with running(StubEngine(), state, adapters=chosen) as live, http(live) as client:
+            answer = await client.post("/v1/adapters", json=body)
+        assert asked == (files if allowed else [])
+        if allowed:
+            assert answer.status_code == 200, answer.text
+        else:
+            assert code(answer) == (400, "source_not_allowed", "source")
+
+
 # -- sources ----------------------------------------------------------------------------------------------------------
 
 
@@ -435,3 +458,30 @@ def test_a_url_needs_a_hash(tmp_path: Path) -> None:
     with pytest.raises(SourceRefused) as caught:
         sources(tmp_path, None).check(Source("https://models.test/x.tar"))
     assert caught.value.code == "sha256_required"
+
+
+async def test_what_the_operator_lists_needs_no_other_permission(tmp_path: Path) -> None:
+    packed = archive(FILES)
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        places = {"/x": "https://bucket.test/y", "/away": "https://elsewhere.test/y"}
+        if (to := places.get(request.url.path)) is not None:
+            return httpx.Response(302, headers={"location": to})
+        return httpx.Response(200, content=packed)
+
+    sha256 = hashlib.sha256(packed).hexdigest()
+    chosen = sources(tmp_path, answer)
+    async with chosen.opened(Source("https://bucket.test/x", sha256), trusted=True) as path:
+        assert (path / "adapter_model.safetensors").read_bytes() == b"weights"
+    chosen.check(Source("hub:org/law"), trusted=True)
+    refused = [
+        (Source("https://bucket.test/x", sha256), False, "source_not_allowed"),
+        (Source("https://bucket.test/away", sha256), True, "source_not_allowed"),  # the operator did not say so
+        (Source("https://bucket.test/x"), True, "sha256_required"),
+        (Source("hub:law"), True, "source_not_allowed"),
+    ]
+    for source, trusted, expected in refused:
+        with pytest.raises(SourceRefused) as caught:
+            async with chosen.opened(source, trusted=trusted):
+                pass
+        assert caught.value.code == expected

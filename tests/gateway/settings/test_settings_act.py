@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gateway.store.audit import AuditEntry, AuditFilter, read_audit, write_audit
 from tests.gateway.test_strangers import BODY, answer, get, post
 from tests.support.gateways import running
 from tests.support.stub_engine import StubConfig, StubEngine
@@ -53,3 +55,17 @@ async def test_it_acts(tmp_path: Path, flags: dict[str, Any], data: bytes, statu
 async def test_a_key_opens_the_metrics(tmp_path: Path) -> None:
     async with running(StubEngine(), tmp_path, metrics_need_key=True) as live:
         assert (await answer(live.port, get(b"/metrics"))).status_code == 200
+
+
+@pytest.mark.parametrize(("usage", "kept"), [({}, True), ({"audit_retention_days": 2}, False)], ids=str)
+async def test_old_audit_rows_are_forgotten_if_it_is_set(tmp_path: Path, usage: dict[str, Any], kept: bool) -> None:
+    def row(days: float, target: str) -> AuditEntry:
+        return AuditEntry(time.time() - days * 86_400, "somebody", "key.create", True, target)
+
+    async with running(StubEngine(), tmp_path, with_store=True, usage=usage) as live:
+        assert live.store is not None
+        write_audit(live.store.database, [row(3, "old"), row(1, "young")])
+        live.store.audit.record(row(0, "new"))
+        assert live.store.audit.close(10)
+        rows, _ = read_audit(live.store.database, AuditFilter())
+    assert [each.entry.target for each in rows] == ["new", "young", *(["old"] if kept else [])]
