@@ -124,7 +124,10 @@ class Settings(BaseSettings):
     schema_seconds: float = Field(
         3.0, gt=0, le=60, description="CPU seconds that making and trying out the grammar of one schema may take."
     )
-    hang_timeout: float = Field(8.0, gt=0, description="Seconds without progress after which the engine is unready.")
+    # An idle engine is asked for a sign of life after two seconds: before that its silence means nothing.
+    hang_timeout: float = Field(
+        8.0, ge=3, description="Seconds without progress after which the engine is unready: 3 or more."
+    )
     engine_kill_timeout: float = Field(60.0, gt=0, description="Seconds without progress after which it is restarted.")
 
     @classmethod

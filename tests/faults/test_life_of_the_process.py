@@ -180,10 +180,33 @@ def test_f28_f30_f59_death_hang_and_kill(toy_model: Path, tmp_path: Path) -> Non
         with (tmp_path / "state" / "ledger.jsonl").open("ab") as ledger:
             ledger.write(b'{"event": "settled", "request')  # torn
 
-    with serving(toy_model, tmp_path) as server:
+    impatient = {"SLUICE_HANG_TIMEOUT": "3", "SLUICE_ENGINE_KILL_TIMEOUT": "4", "SLUICE_SCHEMA_SECONDS": "0.001"}
+    with serving(toy_model, tmp_path, impatient) as server:
         server.wait_for(lambda: _balanced(server), 10)
         lost = [row for row in _ledger(server) if row.get("code") == "process_lost"]
         assert len(lost) == 2
+
+        fields = {f"field_{number}": {"type": "string", "maxLength": 20} for number in range(40)}
+        form = {"name": "form", "schema": {"type": "object", "properties": fields}}
+        body = {"model": "toy", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
+        body["response_format"] = {"type": "json_schema", "json_schema": form}
+        refused = httpx.post(f"{server.url}/v1/chat/completions", json=body, headers=server.headers, timeout=60)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (400, "schema_too_complex")
+
+        # One that hangs for good is killed, and a new one takes its place.
+        hung = server.engine()
+        hung.suspend()
+        assert gone([hung], 40)
+        assert _silent_seconds(server) < 8  # which is when it would have been noticed by default
+        server.wait_for(lambda: "sluice_engine_restarts 1.0" in httpx.get(f"{server.url}/metrics").text, 120)
+        server.wait_ready()
+        assert server.completion().status_code == 200
+
+
+def _silent_seconds(server: Server) -> float:
+    """How long the engine had been silent when it was found to hang."""
+    lines = [line for line in server.log.read_text().splitlines() if "the engine makes no progress" in line]
+    return float(json.loads(lines[-1])["fields"]["silent_seconds"])
 
 
 def test_f61_nobody_reads_our_log(toy_model: Path, tmp_path: Path) -> None:

@@ -97,6 +97,11 @@ def test_a_missing_file_and_an_unknown_variable_are_named(tmp_path: Path, monkey
         load()
 
 
+def test_a_hang_takes_longer_than_an_idle_engine_is_silent() -> None:
+    with pytest.raises(SettingsError, match="hang_timeout"):
+        load(flags={"hang_timeout": 2.0})
+
+
 def test_keys_come_from_files_too_and_are_never_printed(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("sk-from-file\n")
     settings = load(flags={"api_key_file": tmp_path / "key"})
