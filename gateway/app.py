@@ -66,8 +66,10 @@ from gateway.registry.metrics import RegistryMetrics
 from gateway.registry.service import RegistryService
 from gateway.registry.shadows import Shadows
 from gateway.registry.table import RoutingTable
+from gateway.reload.following import Follower, JudgeSettings, Led, NoteReload, TakeSettings
 from gateway.reload.generation import Generation, Generations, SeenIdentity
-from gateway.reload.reloader import Reloader, ReloadMetrics
+from gateway.reload.reloader import Reloader, ReloadMetrics, Reloads
+from gateway.reload.swap import Swap
 from gateway.repository.configured import configured_names
 from gateway.repository.service import Repository
 from gateway.routes import adapters as adapter_routes
@@ -133,11 +135,12 @@ def create_app(
     fellows: Fellows | None = None,
     read: Callable[[], Settings] | None = None,
     files: Sequence[Path] = (),
+    led: Led | None = None,
 ) -> Gateway:
     """The whole gateway around ``engine``; must be called on the event loop that will run it.
 
     ``scrape``: where the metrics of all workers come from, if this is one of several; ``fellows``: the others.
-    ``read`` reads the settings anew, which are in ``files``.
+    ``read`` reads the settings anew, which are in ``files``; ``led``: they are read for all workers elsewhere.
 
     Without a ``store`` there are no keys but the configured one, and no admin routes. Raises :class:`SettingsError`
     where settings contradict each other, ValueError for a route with a hole.
@@ -153,7 +156,7 @@ def create_app(
     claims, fellows = Claims(), fellows or Alone()
     adapters = _Adapters(settings, engine, store, names.table, claims, fellows)
     build = partial(_generation, settings.limits.namespace, jwt, keys.ring if keys is not None else None)
-    generations = Generations(build(None, settings, 1))
+    generations = Generations(build(None, settings, 1 if led is None else led.generation))
     limits = build_limits(settings, metrics, lambda: generations.seen().limits)
     door = Door(
         SeenIdentity(generations),
@@ -196,9 +199,14 @@ def create_app(
     )
     tool_metrics = AgentMetrics(metrics.registry)
     toolbox = Toolbox.build(settings.agent, tool_metrics)
-    reloader = _reloader(settings, read, files, generations, partial(build, guardian), metrics, audit, decrees)
+    swap = Swap(generations, partial(build, guardian), partial(_declare, decrees))
+    reloader = _reloader(settings, read, files, swap, metrics, audit)
+    reloads: Reloads | None = reloader
     if reloader is not None:
         gateway.reload = reloader.ask
+    if led is not None:
+        _follow_parent(fellows, Follower(swap, led.part, audit))
+        reloads = led
     describe = cache(lambda: _describe(table))
     table = RouteTable(
         fit_for_workers(
@@ -213,7 +221,7 @@ def create_app(
             *tokenize.routes(pipeline, engine),
             *guard.routes(pipeline, guardian),
             *admin_guard.routes(pipeline, guardian, decrees, audit),
-            *admin_reload.routes(pipeline, reloader),
+            *admin_reload.routes(pipeline, reloads),
             *agent.routes(
                 _agents(settings, pipeline, toolbox, tool_metrics), _agent_bounds(settings), settings.request_timeout
             ),
@@ -519,30 +527,32 @@ def _reloader(
     settings: Settings,
     read: Callable[[], Settings] | None,
     files: Sequence[Path],
-    generations: Generations,
-    build: Callable[[Settings, int], Generation],
+    swap: Swap,
     metrics: Metrics,
     audit: Callable[[AuditEntry], None],
-    decrees: PolicyDecrees | None,
 ) -> Reloader | None:
     if read is None:
         return None
-
-    def declare(wanted: Settings) -> None:
-        if decrees is not None:
-            decrees.configured(declared_in(wanted.guard))
-
     return Reloader(
         read,
         settings,
-        generations,
-        build,
+        swap,
         ReloadMetrics(metrics.registry),
         audit,
-        on_guard=declare,
         files=[*files, *([settings.api_key_file] if settings.api_key_file is not None else [])],
         interval=settings.reload.watch_interval,
     )
+
+
+def _declare(decrees: PolicyDecrees | None, wanted: Settings) -> None:
+    if decrees is not None:
+        decrees.configured(declared_in(wanted.guard))
+
+
+def _follow_parent(fellows: Fellows, follower: Follower) -> None:
+    fellows.obey(JudgeSettings, follower.judge)
+    fellows.obey(TakeSettings, follower.take)
+    fellows.obey(NoteReload, follower.note)
 
 
 def _policy(settings: Settings) -> Policy:

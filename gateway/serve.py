@@ -46,6 +46,7 @@ from gateway.workers.fellows import Alone, Others
 
 if TYPE_CHECKING:
     from engine.pool import ModelPool
+    from gateway.reload.following import Led
     from gateway.workers.parent import Orders, Parent
 
 log = logging.getLogger("sluice.serve")
@@ -88,12 +89,22 @@ def run(settings: Settings, read: Callable[[], Settings], files: Sequence[Path] 
     except EngineUnavailable as error:
         sys.stderr.write(f"sluice: {error}\n")
         return EXIT_FAILED
+
+    def anew() -> Settings:
+        return _with_development_key(read())[0]
+
     if settings.workers > 1:
-        return _serve_with_workers(settings, served, made_key)
-    return serve(settings, served, made_key=made_key, read=lambda: _with_development_key(read())[0], files=files)
+        return _serve_with_workers(settings, served, made_key, anew, files)
+    return serve(settings, served, made_key=made_key, read=anew, files=files)
 
 
-def _serve_with_workers(settings: Settings, served: list[Served], made_key: Path | None) -> int:
+def _serve_with_workers(
+    settings: Settings,
+    served: list[Served],
+    made_key: Path | None,
+    read: Callable[[], Settings],
+    files: Sequence[Path],
+) -> int:
     # Only here: one process has no use for it.
     from gateway.workers.fit import check
     from gateway.workers.run import run_workers
@@ -102,7 +113,9 @@ def _serve_with_workers(settings: Settings, served: list[Served], made_key: Path
     metrics = Metrics()
     logs = _install_logs(settings, metrics)
     try:
-        return run_workers(settings, served[0], lambda port: _announce(settings, served[0], port, made_key))
+        return run_workers(
+            settings, served[0], lambda port: _announce(settings, served[0], port, made_key), read, files
+        )
     finally:
         logs.close()
 
@@ -115,10 +128,11 @@ def serve(
     parent: Parent | None = None,
     read: Callable[[], Settings] | None = None,
     files: Sequence[Path] = (),
+    led: Led | None = None,
 ) -> int:
-    """Serve ``served`` from this process; the exit status. ``parent``: it is one worker of several.
+    """Serve ``served`` from this process; the exit status. ``parent``, ``led``: it is one worker of several.
 
-    ``read`` reads the settings anew, which are in ``files``; without it they stay as they are.
+    ``read`` reads the settings anew, which are in ``files``.
     Raises :class:`SettingsError`.
     """
     secret = deployment_secret(settings.deployment_secret(), settings.state_dir)
@@ -128,7 +142,7 @@ def serve(
         with _accounts(settings, secret, metrics) as (ledger, store):
             engine = build_pool(settings, served, metrics.loras, parent)
             parts = Parts(secret, ledger, store, logs, metrics)
-            status: int = uvloop.run(_serve(settings, served[0], engine, parts, made_key, parent, read, files))
+            status: int = uvloop.run(_serve(settings, served[0], engine, parts, made_key, parent, read, files, led))
             return status
     finally:
         logs.close()
@@ -301,6 +315,7 @@ async def _serve(
     parent: Parent | None,
     read: Callable[[], Settings] | None,
     files: Sequence[Path],
+    led: Led | None,
 ) -> int:
     metrics, ledger = parts.metrics, parts.ledger
     others = Others(parent.everywhere) if parent is not None else None
@@ -317,6 +332,7 @@ async def _serve(
         fellows=others or Alone(),
         read=read,
         files=files,
+        led=led,
     )
     gateway.refreshers.append(lambda: metrics.ledger_degraded.set(ledger.degraded))
     gateway.refreshers.append(engine.flush_metrics)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
+
+from pydantic import BaseModel
 
 from gateway.settings import Settings
 
@@ -54,6 +56,24 @@ def changes(running: Settings, started: Settings, wanted: Settings, *, new_key: 
 def is_live(name: str) -> bool:
     """Whether the setting ``name`` can change while the server runs."""
     return any(name == each or name.startswith(f"{each}.") for each in LIVE)
+
+
+def with_live(running: Settings, wanted: Settings) -> Settings:
+    """``running`` with what is live of ``wanted``: what would be in force. The rest waits for a restart."""
+    for name in LIVE:
+        running = _with(running, name.split("."), wanted)
+    return running
+
+
+_M = TypeVar("_M", bound=BaseModel)
+
+
+def _with(base: _M, path: Sequence[str], source: BaseModel) -> _M:
+    head, *rest = path
+    value = getattr(source, head)
+    if rest:
+        value = _with(getattr(base, head), rest, value)
+    return base.model_copy(update={head: value})
 
 
 def _differing(one: Settings, other: Settings) -> Iterator[str]:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from gateway.reload.changes import Changes, changes
-from gateway.reload.generation import Generation, Generations
+from gateway.reload.changes import Changes, changes, with_live
+from gateway.reload.swap import Change
 from gateway.settings import Settings, SettingsError
 from gateway.store.audit import AuditEntry
 
@@ -24,8 +24,9 @@ ACT: Final = "config.reload"
 FILE: Final = "file"
 MAX_REASON: Final = 300
 
-#: A new generation of ``settings`` with a number; raises :class:`SettingsError`.
-Build = Callable[[Settings, int], Generation]
+#: Brings a change into force; how many workers have not said that they took it. Raises :class:`SettingsError`; then
+#: nothing has changed.
+Take = Callable[[Change], Awaitable[int]]
 
 
 class InvalidConfig(Exception):
@@ -39,10 +40,11 @@ class InvalidConfig(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Of a reload that went well."""
+    """Of a reload that went well. ``behind``: workers that have not said that they took it."""
 
     generation: int
     changes: Changes
+    behind: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,13 @@ class Cause:
     actor: str
     address: str | None = None
     request_id: str | None = None
+
+
+class Reloads(Protocol):
+    """Who reads the settings anew when asked."""
+
+    async def reload(self, cause: Cause) -> Outcome:
+        """Read and take over. Raises :class:`InvalidConfig`; then nothing has changed."""
 
 
 class ReloadMetrics:
@@ -69,32 +78,26 @@ class ReloadMetrics:
 
 
 class Reloader:
-    """A :class:`gateway.lifecycle.Service`: watches ``files`` every ``interval`` seconds; 0: it does not.
-
-    ``on_guard`` is told of settings whose policies of the guard are new.
-    """
+    """A :class:`gateway.lifecycle.Service`: watches ``files`` every ``interval`` seconds; 0: it does not."""
 
     def __init__(
         self,
         read: Callable[[], Settings],
         started: Settings,
-        generations: Generations,
-        build: Build,
+        take: Take,
         metrics: ReloadMetrics,
         audit: Callable[[AuditEntry], None],
         *,
-        on_guard: Callable[[Settings], None] = lambda _settings: None,
         files: Sequence[Path] = (),
         interval: float = 0.0,
     ) -> None:
         self._read = read
         self._started = self._running = started
         self._key = started.static_key()
-        self._generations = generations
-        self._build = build
+        self._number = 1
+        self._take = take
         self._metrics = metrics
         self._audit = audit
-        self._on_guard = on_guard
         self._files = tuple(files)
         self._interval = interval
         self._one = asyncio.Lock()
@@ -106,7 +109,7 @@ class Reloader:
         async with self._one:
             try:
                 wanted, key = await asyncio.get_running_loop().run_in_executor(None, self._load)
-                outcome = self._take(wanted, key)
+                outcome = await self._bring(wanted, key)
             except SettingsError as error:
                 failure = _explained(str(error), self._files)
                 self._metrics.failures.inc()
@@ -122,28 +125,26 @@ class Reloader:
         wanted = self._read()
         return wanted, wanted.static_key()
 
-    def _take(self, wanted: Settings, key: str | None) -> Outcome:
+    async def _bring(self, wanted: Settings, key: str | None) -> Outcome:
         found = changes(self._running, self._started, wanted, new_key=key != self._key)
-        today = self._generations.today
+        behind = 0
         if found.live:
-            fresh = self._build(wanted, today.number + 1)
+            fresh = with_live(self._running, wanted)
             guarded = any(name.startswith("guard.") for name in found.live)
-            # What an administrator set stays until the file says something new about it.
-            self._generations.today = fresh if guarded else replace(fresh, guard=today.guard)
-            if guarded:
-                self._on_guard(wanted)
-            self._running, self._key = wanted, key
-            logging.getLogger().setLevel(wanted.log.level.upper())
-        self._metrics.generation.set(self._generations.today.number)
+            behind = await self._take(Change(fresh, self._number + 1, guarded))
+            self._running, self._key, self._number = fresh, key, self._number + 1
+        self._metrics.generation.set(self._number)
         self._metrics.restart.set(len(found.restart))
-        return Outcome(self._generations.today.number, found)
+        return Outcome(self._number, found, behind)
 
     def _tell(self, outcome: Outcome, cause: Cause) -> None:
-        detail = {
+        detail: dict[str, Any] = {
             "generation": outcome.generation,
             "changed": list(outcome.changes.live),
             "needs_restart": list(outcome.changes.restart),
         }
+        if outcome.behind:
+            detail["workers_behind"] = outcome.behind
         log.warning("the settings were read", extra={"fields": {**detail, "by": cause.actor}})
         self._note(cause, allowed=True, detail=detail)
 

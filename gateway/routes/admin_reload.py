@@ -11,7 +11,7 @@ from gateway.exchange import Exchange
 from gateway.guardian.check import GuardPolicy
 from gateway.limits.reserve import LimitClass
 from gateway.pipeline import Pipeline
-from gateway.reload.reloader import Cause, InvalidConfig, Reloader
+from gateway.reload.reloader import Cause, InvalidConfig, Reloads
 from gateway.routing import Route
 
 
@@ -23,17 +23,18 @@ class ReloadObject(BaseModel):
     generation: int = Field(description="Of the settings in force; counts from 1 at the start.")
     changed: list[str] = Field(description="Settings that are in force now and were not before.")
     needs_restart: list[str] = Field(description="Settings that were read, differ, and wait for a restart.")
+    workers_behind: int = Field(description="Workers that have not said in time that they took them; 0: all have.")
 
 
-def routes(pipeline: Pipeline, reloader: Reloader | None) -> list[Route]:
+def routes(pipeline: Pipeline, reloads: Reloads | None) -> list[Route]:
     """The routes of this resource; where settings cannot be read again they answer 501."""
 
     async def reload(exchange: Exchange) -> None:
         principal = await pipeline.enter(exchange)
-        if reloader is None:
+        if reloads is None:
             raise ApiError(501, "This server's settings cannot be read again.", code="not_implemented", type=SERVER)
         try:
-            outcome = await reloader.reload(Cause(principal.id, exchange.address or None, exchange.request_id))
+            outcome = await reloads.reload(Cause(principal.id, exchange.address or None, exchange.request_id))
         except InvalidConfig as error:
             raise invalid(
                 f"The new settings are refused: {error.reason}", code="invalid_config", param=error.path
@@ -42,6 +43,7 @@ def routes(pipeline: Pipeline, reloader: Reloader | None) -> list[Route]:
             generation=outcome.generation,
             changed=list(outcome.changes.live),
             needs_restart=list(outcome.changes.restart),
+            workers_behind=outcome.behind,
         )
         exchange.respond(200, orjson.dumps(answer.model_dump()))
 

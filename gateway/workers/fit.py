@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from engine.layout import Layout
 from gateway.engines import Served
 from gateway.settings import Settings, SettingsError
+from gateway.settings.guard import SampleSettings
 
 
 def check(settings: Settings, models: Sequence[Served]) -> None:
     """Refuse by name what does not work with several workers. Raises :class:`SettingsError`."""
     for problem in _problems(settings, models):
         raise SettingsError(f"workers: {problem}")
+
+
+def check_wanted(wanted: Settings, served: Served) -> None:
+    """Refuse settings that were read anew, and with which several workers would not start again.
+
+    ``served`` is the model that runs. Raises :class:`SettingsError`.
+    """
+    if wanted.workers == 1:
+        return
+    first = [] if wanted.model is None and wanted.models else [replace(served, arguments=wanted.engine)]
+    more = [Served(each.model, each.name, each.kind or "generate", each.engine) for each in wanted.models]
+    sample = [served] if any(isinstance(each, SampleSettings) for each in wanted.guard.evaluators) else []
+    check(wanted, [*first, *more, *sample])
 
 
 def _problems(settings: Settings, models: Sequence[Served]) -> Sequence[str]:

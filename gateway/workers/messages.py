@@ -11,14 +11,19 @@ from prometheus_client.metrics_core import Metric
 from engine.attachment import Attachment, Question
 from engine.types import EngineError
 from gateway.engines import Served
+from gateway.reload.reloader import Cause
 from gateway.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """To a new worker, first of all. ``late``: it joins others that serve already."""
+    """To a new worker, first of all. ``late``: it joins others that serve already.
+
+    ``settings``, of the whole, are those in force, which are the ``generation``-th.
+    """
 
     settings: Settings
+    generation: int
     served: Served
     index: int
     late: bool
@@ -141,3 +146,21 @@ class SumWanted:
     """From a worker that is scraped. Answered with the text of everything that all workers have counted."""
 
     number: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadWanted:
+    """From a worker: the settings are to be read anew, for all. Answered with what comes of it: an
+    :class:`gateway.reload.reloader.Outcome`, a :class:`Refused`, or None if it went wrong otherwise.
+    """
+
+    number: int
+    cause: Cause
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The settings cannot be used: see :class:`gateway.reload.reloader.InvalidConfig`."""
+
+    path: str | None
+    reason: str

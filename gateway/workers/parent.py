@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from engine.attachment import Attachment, Question
 from engine.types import EngineError, EngineUnavailable
+from gateway.reload.reloader import Cause, InvalidConfig, Outcome
 from gateway.workers.messages import (
     Answered,
     Asked,
@@ -28,6 +29,8 @@ from gateway.workers.messages import (
     Place,
     PlaceWanted,
     Ready,
+    Refused,
+    ReloadWanted,
     Stop,
     SumWanted,
     Told,
@@ -119,6 +122,16 @@ class Parent:
         number = self.number()
         answers: Sequence[object] = await self._answer(number, Order(number, act))
         return answers
+
+    async def reload(self, cause: Cause) -> Outcome:
+        """Have the settings read anew for all workers. Raises :class:`InvalidConfig`; then nothing has changed."""
+        number = self.number()
+        answer = await self._answer(number, ReloadWanted(number, cause))
+        if isinstance(answer, Refused):
+            raise InvalidConfig(answer.path, answer.reason)
+        if not isinstance(answer, Outcome):
+            raise RuntimeError("the parent could not read the settings")
+        return answer
 
     async def _answer(self, number: int, message: object) -> Any:
         answer = self._asked[number] = asyncio.get_running_loop().create_future()

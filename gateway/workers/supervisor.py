@@ -12,7 +12,7 @@ import itertools
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -25,6 +25,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from engine.attachment import Attachment
 from engine.types import EngineError, EngineUnavailable
+from gateway.reload.reloader import Cause
 from gateway.workers.messages import (
     Answered,
     Asked,
@@ -37,6 +38,7 @@ from gateway.workers.messages import (
     Place,
     PlaceWanted,
     Ready,
+    ReloadWanted,
     Stop,
     SumWanted,
     Told,
@@ -151,8 +153,8 @@ class _Round:
     """A question to several workers; ``finish`` is told what they said, when all have or it has been long enough."""
 
     missing: set[Worker]
-    finish: Callable[[list[object]], None]
-    said: list[object] = field(default_factory=list)
+    finish: Callable[[Mapping[Worker, object]], None]
+    said: dict[Worker, object] = field(default_factory=dict)
 
 
 class Supervisor:
@@ -184,6 +186,8 @@ class Supervisor:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sluice-engine")
         self._workers: set[Worker] = set()
         self._adapters = adapters
+        self._reload: Callable[[Cause], Awaitable[object]] | None = None
+        self._reloading: set[asyncio.Task[None]] = set()
         self._respawns: set[asyncio.Task[None]] = set()
         self._forgetting: set[asyncio.Task[None]] = set()
         self._engine: HeldEngine | None = None
@@ -326,6 +330,10 @@ class Supervisor:
                 self._order(worker, number, act)
             case Done(order, answer):
                 self._heard(order, worker, answer)
+            case ReloadWanted(number, cause):
+                reloading = asyncio.create_task(self._reload_all(worker, number, cause), name="reload")
+                self._reloading.add(reloading)
+                reloading.add_done_callback(self._reloading.discard)
             case SumWanted(number):
                 self._scrape(worker, number)
             case Counts(scrape, counted):
@@ -426,24 +434,67 @@ class Supervisor:
         for worker in self._workers:
             worker.send(message)
 
+    # -- settings: see gateway.workers.renewal.Crew -----------------------------------------------------------------
+
+    def obey(self, reload: Callable[[Cause], Awaitable[object]]) -> None:
+        """What is done, and answered, when a worker wants the settings read anew."""
+        self._reload = reload
+
+    def serving(self) -> Collection[Worker]:
+        """See :class:`gateway.workers.renewal.Crew`."""
+        return {worker for worker in self._workers if worker.ready}
+
+    def everybody(self) -> Collection[Worker]:
+        """See :class:`gateway.workers.renewal.Crew`."""
+        return set(self._workers)
+
+    async def ask(self, workers: Collection[Worker], act: object) -> Mapping[Worker, object]:
+        """See :class:`gateway.workers.renewal.Crew`."""
+        answered: asyncio.Future[Mapping[Worker, object]] = asyncio.get_running_loop().create_future()
+
+        def finish(said: Mapping[Worker, object]) -> None:
+            if not answered.done():
+                answered.set_result(said)
+
+        self._ask_all(workers, partial(Told, act=act), ORDER_SECONDS, finish)
+        return await answered
+
+    def tell(self, workers: Collection[Worker], act: object) -> None:
+        """See :class:`gateway.workers.renewal.Crew`."""
+        for worker in workers:
+            worker.send(Told(next(self._numbers), act))
+
+    async def _reload_all(self, asker: Worker, number: int, cause: Cause) -> None:
+        answer = None
+        try:
+            if self._reload is not None:
+                answer = await self._reload(cause)
+        except Exception:
+            log.exception("the settings could not be read anew")
+        asker.answer(number, answer)
+
     # -- what all are asked -----------------------------------------------------------------------------------------
 
     def _scrape(self, asker: Worker, number: int) -> None:
-        def finish(_said: list[object]) -> None:
+        def finish(_said: Mapping[Worker, object]) -> None:
             asker.answer(number, self._total.text(self._registry.collect()))
 
         self._ask_all(set(self._workers), CountsWanted, COUNT_SECONDS, finish)
 
     def _order(self, asker: Worker, number: int, act: object) -> None:
         others = {worker for worker in self._workers if worker.ready and worker is not asker}
-        self._ask_all(others, partial(Told, act=act), ORDER_SECONDS, partial(asker.answer, number))
+
+        def finish(said: Mapping[Worker, object]) -> None:
+            asker.answer(number, list(said.values()))
+
+        self._ask_all(others, partial(Told, act=act), ORDER_SECONDS, finish)
 
     def _ask_all(
         self,
-        workers: set[Worker],
+        workers: Collection[Worker],
         message: Callable[[int], object],
         seconds: float,
-        finish: Callable[[list[object]], None],
+        finish: Callable[[Mapping[Worker, object]], None],
     ) -> None:
         number = next(self._numbers)
         self._rounds[number] = _Round(set(workers), finish)
@@ -455,11 +506,13 @@ class Supervisor:
         asyncio.get_running_loop().call_later(seconds, self._close, number)
 
     def _heard(self, number: int, worker: Worker, *said: object) -> None:
+        """``said``: nothing, if there is nothing to say or it died."""
         asked = self._rounds.get(number)
         if asked is None or worker not in asked.missing:
             return
         asked.missing.discard(worker)
-        asked.said += said
+        for answer in said:
+            asked.said[worker] = answer
         if not asked.missing:
             self._close(number)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from functools import partial
 from multiprocessing.connection import Connection
 
 from gateway.settings import SettingsError
@@ -18,8 +19,8 @@ _GREETING_SECONDS = "60"
 
 def main(descriptor: int) -> int:
     """Serve until the parent says otherwise; the exit status."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        # Whoever stops a whole group means the parent, which tells us. Not ignored: children would inherit that.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # Whoever signals a whole group means the parent, which tells us. Not ignored: children would inherit that.
         signal.signal(number, lambda _number, _frame: None)
     os.set_inheritable(descriptor, False)
     os.environ.setdefault("VLLM_ENGINE_READY_TIMEOUT_S", _GREETING_SECONDS)
@@ -27,10 +28,14 @@ def main(descriptor: int) -> int:
     job = connection.recv()
     assert isinstance(job, Job)
     # Only now: what the parent has put into the environment must be there before heavy libraries read it.
+    from gateway.reload.following import Led
     from gateway.serve import serve
 
+    own = partial(part, index=job.index)
+    parent = Parent(connection, late=job.late)
+    led = Led(job.generation, own, parent.reload)
     try:
-        return serve(part(job.settings, job.index), [job.served], parent=Parent(connection, late=job.late))
+        return serve(own(job.settings), [job.served], parent=parent, led=led)
     except SettingsError as error:
         sys.stderr.write(f"sluice: {error}\n")
         return 1

@@ -1,5 +1,5 @@
 """Two front-end workers on one engine, by `sluice serve` and real Redis: they serve, share limits and the engine's
-places for adapters, survive, end.
+places for adapters, take new settings together, survive, end.
 """
 
 from __future__ import annotations
@@ -30,6 +30,15 @@ CONCURRENT = 6
 #: Adapters that the engine has room for, and that there are.
 PLACES = 2
 VOICES = 6
+#: What limits.max_n and limits.key.requests_per_minute are, one after the other.
+FEW = (2, 100_002)
+MORE = (4, 100_004)
+MOST = (6, 100_006)
+
+
+def settings_file(allowed: tuple[int, int]) -> dict[str, Any]:
+    max_n, per_minute = allowed
+    return {"limits": {"max_n": max_n, "key": {"requests_per_minute": per_minute}}}
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +48,10 @@ def two(toy_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     adapters = tmp_path_factory.mktemp("adapters")
     for number in range(VOICES):
         lora.make_adapter(adapters / f"v{number}", toy_model, seed=number, scale=2.0)
+    config = directory / "sluice.yaml"
+    config.write_text(json.dumps(settings_file(FEW)))
     settings = {
+        "SLUICE_CONFIG": str(config),
         # One answer each, whoever is in the batch.
         "SLUICE_ENGINE": json.dumps({**ENGINE, "dtype": "float32"}),
         "SLUICE_ADAPTERS__ENABLED": "true",
@@ -242,6 +254,68 @@ def test_limits_are_those_of_the_whole(two: Server) -> None:
     assert all("429" in each[:4] for each in answers if each not in granted)
 
 
+def write(server: Server, values: Any) -> None:
+    config = Path(server.environment["SLUICE_CONFIG"])
+    fresh = config.with_suffix(".new")
+    fresh.write_text(json.dumps(values))
+    fresh.rename(config)
+
+
+def allowed(client: httpx.Client) -> tuple[int, int]:
+    """Answers at once, and requests per minute, that this worker allows."""
+    body = {"model": "toy", "prompt": "hello", "max_tokens": 1}
+    answers = {n: client.post("/v1/completions", json=body | {"n": n}) for n in range(1, 9)}
+    granted = [n for n, answer in answers.items() if answer.status_code == 200]
+    assert all(answers[n].json()["error"]["param"] == "n" for n in answers if n not in granted)
+    return max(granted), int(answers[1].headers["x-ratelimit-limit-requests"])
+
+
+def reloads(client: httpx.Client) -> list[tuple[str, bool]]:
+    """Who asked for settings to be read anew, and whether they were taken, latest first."""
+    rows = client.get("/v1/admin/audit").json()["data"]
+    # Static keys are named by what they are, not by what they say.
+    return [(row["actor"], row["allowed"]) for row in rows if row["act"] == "config.reload"]
+
+
+def test_settings_are_read_anew_by_all_whoever_asks(two: Server) -> None:
+    with on_each(two) as clients:
+        one, other = clients
+        assert [allowed(each) for each in clients] == [FEW, FEW]
+        write(two, settings_file(MORE) | {"admission": {"max_queue": 7}})
+        answer = one.post("/v1/admin/reload")
+        # When the answer is there the other one has them too.
+        assert [allowed(each) for each in clients] == [MORE, MORE]
+        assert answer.json() == {
+            "generation": 2,
+            "changed": ["limits.key.requests_per_minute", "limits.max_n"],
+            "needs_restart": ["admission.max_queue"],
+            "workers_behind": 0,
+        }
+        again = other.post("/v1/admin/reload").json()
+        assert (again["generation"], again["changed"]) == (2, [])
+        # A signal to the parent; what it asks for holds for both together, in Redis.
+        write(two, settings_file((6, 1)))
+        two.signal(signal.SIGHUP)
+        two.wait_for(lambda: count(two, "sluice_config_generation") == 3, 60)
+        answers = [each.post("/v1/completions", json=two.body(max_tokens=1)) for each in (one, other, one)]
+        assert [answer.status_code for answer in answers[1:]] == [429, 429]
+        # The file is looked at.
+        write(two, settings_file(MOST))
+        two.wait_for(lambda: count(two, "sluice_config_generation") == 4, 60)
+        assert [allowed(each) for each in clients] == [MOST, MOST]
+        two.wait_for(lambda: len(reloads(one)) >= 4, 60)
+        actors = [actor for actor, taken in reloads(other) if taken]
+        assert (actors[0], actors[1], len(actors)) == ("file", "signal", 4)
+        # What cannot be used changes nothing anywhere, and stays in the file for the next test.
+        write(two, {"limits": {"max_n": "many"}})
+        refused = other.post("/v1/admin/reload")
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "limits.max_n")
+        assert refused.json()["error"]["code"] == "invalid_config"
+        assert [allowed(each) for each in clients] == [MOST, MOST]
+        assert count(two, "sluice_config_generation") == 4
+        assert count(two, "sluice_config_reload_failures_total") >= 1
+
+
 def test_a_killed_worker_takes_nobody_with_it(two: Server, voices: dict[str, str]) -> None:
     engine, before = two.engine(), completions(two)
     victim, other = workers(two)
@@ -269,6 +343,9 @@ def test_a_killed_worker_takes_nobody_with_it(two: Server, voices: dict[str, str
     settled = sum(shares(two))
     while len(shares(two)) < 2 or sum(shares(two)) < settled + 8:
         assert two.completion(max_tokens=4).status_code == 200
+    # The new one serves with the settings in force, although the file is spoiled.
+    with on_each(two) as clients:
+        assert [allowed(each) for each in clients] == [MOST, MOST]
 
 
 def test_a_dead_engine_is_replaced_under_all(two: Server, voices: dict[str, str]) -> None:

@@ -73,11 +73,29 @@ async def test_what_can_change_changes_and_the_rest_is_named(tmp_path: Path) -> 
             "generation": 2,
             "changed": ["limits.key.requests_per_minute", "limits.max_tokens"],
             "needs_restart": ["admission.max_queue"],  # the port was given by a flag, which wins
+            "workers_behind": 0,
         }
         assert await ask(client) == (5, 5)
         assert (generation(live), live.metric("sluice_config_restart_needed")) == (2, 1)
         again = (await client.post("/v1/admin/reload")).json()
-        assert again == {"generation": 2, "changed": [], "needs_restart": ["admission.max_queue"]}
+        assert again == {
+            "generation": 2,
+            "changed": [],
+            "needs_restart": ["admission.max_queue"],
+            "workers_behind": 0,
+        }
+
+
+async def test_what_waits_for_a_restart_does_not_come_with_what_does_not(tmp_path: Path) -> None:
+    async with reloadable(tmp_path, A) as (live, client, config):
+        write(config, {**B, "allow_no_auth": True, "http": {"max_body_bytes": 1024}})
+        answer = (await client.post("/v1/admin/reload")).json()
+        assert answer["needs_restart"] == ["allow_no_auth", "http.max_body_bytes"]
+        assert await ask(client) == (5, 5)
+        long = {"model": "stub", "messages": [{"role": "user", "content": "x" * 2000}]}
+        assert (await client.post("/v1/chat/completions", json=long)).status_code == 200
+        async with httpx.AsyncClient(base_url=live.url) as stranger:
+            assert (await stranger.get("/v1/models")).status_code == 401
 
 
 @pytest.mark.parametrize(

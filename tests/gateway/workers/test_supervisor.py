@@ -81,8 +81,8 @@ class House:
         self.drain, self.hurry = asyncio.Event(), asyncio.Event()
         self.late: list[bool] = []
         self.killed = 0
-        parent = Supervisor(2, engines, self._start, self.serving.set, drain_timeout=30, patience=QUICK)
-        self.end = asyncio.create_task(parent.run(self.drain, self.hurry))
+        self.parent = Supervisor(2, engines, self._start, self.serving.set, drain_timeout=30, patience=QUICK)
+        self.end = asyncio.create_task(self.parent.run(self.drain, self.hurry))
 
     def _start(self, index: int, late: bool) -> Worker:
         self.late.append(late)
