@@ -180,7 +180,7 @@ def test_f28_f30_f59_death_hang_and_kill(toy_model: Path, tmp_path: Path) -> Non
         with (tmp_path / "state" / "ledger.jsonl").open("ab") as ledger:
             ledger.write(b'{"event": "settled", "request')  # torn
 
-    impatient = {"SLUICE_HANG_TIMEOUT": "3", "SLUICE_ENGINE_KILL_TIMEOUT": "4", "SLUICE_SCHEMA_SECONDS": "0.001"}
+    impatient = {"SLUICE_HANG_TIMEOUT": "4", "SLUICE_ENGINE_KILL_TIMEOUT": "5", "SLUICE_SCHEMA_SECONDS": "0.001"}
     with serving(toy_model, tmp_path, impatient) as server:
         server.wait_for(lambda: _balanced(server), 10)
         lost = [row for row in _ledger(server) if row.get("code") == "process_lost"]
