@@ -4,6 +4,8 @@
 .NOTPARALLEL:
 SHELL := /bin/bash
 BIN := .venv/bin
+# Where the environment forbids bytecode, every process would compile torch and vLLM anew: ten seconds of a core each.
+unexport PYTHONDONTWRITEBYTECODE
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
