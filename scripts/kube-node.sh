@@ -13,7 +13,7 @@
 # put back on every way out. No pod reaches anything outside.
 #
 # Names of Services are answered by a small DNS server (tests/deploy/node/dns.py), metrics are scraped by Debian's
-# Prometheus on http://10.99.0.1:9090 if it is installed, from pods annotated with prometheus.io/*.
+# Prometheus on http://10.99.0.1:9090 if it is installed, from pods annotated with prometheus.io/* (targets.py there).
 #
 # Debian 12, root, cgroups v1.
 set -euo pipefail
@@ -230,23 +230,7 @@ K
 global: {scrape_interval: 5s, evaluation_interval: 5s}
 scrape_configs:
   - job_name: pods
-    kubernetes_sd_configs:
-      - role: pod
-        api_server: https://$ip:6443
-        authorization: {credentials_file: $state/token}
-        tls_config: {ca_file: $state/ca.crt}
-    relabel_configs:
-      - {source_labels: [__meta_kubernetes_pod_annotation_prometheus_io_scrape], regex: "true", action: keep}
-      - source_labels: [__meta_kubernetes_pod_phase]
-        regex: Pending|Succeeded|Failed
-        action: drop
-      - {source_labels: [__meta_kubernetes_pod_annotation_prometheus_io_path], target_label: __metrics_path__}
-      - source_labels: [__meta_kubernetes_pod_ip, __meta_kubernetes_pod_annotation_prometheus_io_port]
-        regex: "(.+);(.+)"
-        replacement: "\$1:\$2"
-        target_label: __address__
-      - {source_labels: [__meta_kubernetes_namespace], target_label: namespace}
-      - {source_labels: [__meta_kubernetes_pod_name], target_label: pod}
+    file_sd_configs: [{files: [$state/targets.json], refresh_interval: 2s}]
 K
 }
 
@@ -302,7 +286,7 @@ inside() {
   readlink /proc/self/ns/pid >"$state/ns"
   kubectl=$root/.cache/tools/kubectl
   export KUBECONFIG=$state/kubeconfig KUBECACHEDIR=$state/kubectl-cache HELM_CACHE_HOME=$state/helm \
-    SLUICE_NODE=$ip PATH=$root/.cache/tools:$PATH
+    SLUICE_KUBE_NODE=$ip PATH=$root/.cache/tools:$PATH
   cd "$state"
   make_network
   make_certificates >certificates.log 2>&1
@@ -312,6 +296,7 @@ inside() {
   start_node
   start dns python3 "$root/tests/deploy/node/dns.py" "$ip" "https://$ip:6443" token ca.crt
   if command -v prometheus >/dev/null; then
+    start targets python3 "$root/tests/deploy/node/targets.py" "$state/targets.json" "https://$ip:6443" token ca.crt
     start prometheus prometheus --config.file=prometheus.yml --storage.tsdb.path="$state/prometheus" \
       --web.listen-address="$ip:9090" --log.level=warn
   fi
@@ -328,7 +313,7 @@ case ${1:-} in
     shift
     [ -s "$state/pid" ] || fail "none runs"
     exec nsenter --target "$(cat "$state/pid")" --mount --net --pid env --chdir="$root" \
-      KUBECONFIG="$state/kubeconfig" PATH="$root/.cache/tools:$PATH" SLUICE_NODE="$ip" "$@" ;;
+      KUBECONFIG="$state/kubeconfig" PATH="$root/.cache/tools:$PATH" SLUICE_KUBE_NODE="$ip" "$@" ;;
   down) take_down ;;
   --have) have ;;
   *) sed -n '2,/^set -/{/^set -/d;s/^# \{0,1\}//;p}' "$here"; exit 2 ;;

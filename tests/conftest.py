@@ -20,6 +20,9 @@ hypothesis_settings.load_profile("sluice")
 for name in [name for name in os.environ if name.startswith("SLUICE_") and not name.startswith("SLUICE_KUBE")]:
     del os.environ[name]
 
+# The engine's threads wait asleep: on cores that clients, gateway and tests share, spinning ones take them turns away.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whatever asks for the shared engine needs it, also where nobody said so."""

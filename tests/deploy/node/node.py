@@ -161,5 +161,5 @@ def chat(url: str, key: str, model: str) -> Object:
 
 def from_environment(tools: Path) -> Node | None:
     """The node that this runs on; None elsewhere."""
-    ip = os.environ.get("SLUICE_NODE")
+    ip = os.environ.get("SLUICE_KUBE_NODE")
     return Node(ip, tools) if ip else None
