@@ -53,7 +53,7 @@ async def test_every_address_of_a_name_gets_the_same_port() -> None:
 
 
 async def test_accepted_connections_send_at_once_and_buffer_little() -> None:
-    async with serving(echo(Seen())) as front:
+    async with serving(echo(Seen()), replace(QUICK, idle_timeout=30)) as front:
         client = await front.connect()
         await until(lambda: front.server.connections == 1)
         connection = next(iter(front.server._state.connections))
