@@ -144,7 +144,7 @@ async def test_leaving_a_whole_answer_or_the_queue(tmp_path: Path) -> None:
         recorder = Recorder()
         client = client_of(live, recorder)
         request = {**BODY, "max_tokens": 4000, "ignore_eos": True}
-        leaving = [client.post(CHAT, request, leave_after=0.2, leave=Leave.RST) for _ in range(3)]
+        leaving = [client.post(CHAT, request, leave_after=1.0, leave=Leave.RST) for _ in range(3)]
         assert await asyncio.gather(*leaving) == [None, None, None]
         await balanced(live, recorder)
 
