@@ -86,7 +86,9 @@ def operator(plane: ControlPlane, proxy: FaultyProxy, tmp_path_factory: pytest.T
 def namespace(
     request: pytest.FixtureRequest, plane: ControlPlane, proxy: FaultyProxy, operator: Path
 ) -> Iterator[Namespace]:
-    """A namespace of this test's own, watched by the operator. No fault outlives its test."""
+    """A namespace of this test's own, watched by the operator. No fault outlives its test, and no service: the operator
+    looks at each every second, which would take half a core from the tests after these.
+    """
     name = (
         request.node.name.replace("_", "-")
         .replace("[", "-")
@@ -95,7 +97,9 @@ def namespace(
         .strip("-")
         .lower()
     )
+    own = plane.namespace(name)
     try:
-        yield plane.namespace(name)
+        yield own
     finally:
         proxy.fault = lambda method, path: None
+        plane.ask("DELETE", own.path("inferenceservices"))
