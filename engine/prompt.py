@@ -35,8 +35,8 @@ from engine.vision import images_of
 
 #: A conversation this small may be rendered on the event loop, where the hop to a thread would cost twice the work ...
 INLINE_BYTES = 1024
-#: ... but only with a template and tokeniser that were seen to take one of that size within this many seconds.
-INLINE_SECONDS = 0.0005
+#: ... but only with a template and tokeniser that were seen to take one of that size within this many CPU seconds.
+INLINE_SECONDS = 0.001
 
 
 class PromptBuilder:
@@ -80,9 +80,9 @@ class PromptBuilder:
         return sum(len(message.content) for message in messages) + 64 * len(messages) <= INLINE_BYTES
 
     def _takes_at_most(self, seconds: float, message: ChatMessage) -> bool:
-        """The best of some tries: the first compiles the template, and a busy machine interrupts others."""
+        """The best of some tries: the first compiles the template, and a start keeps every core busy."""
         try:
-            return min(_timed(lambda: self.chat(Conversation([message]))) for _ in range(5)) <= seconds
+            return any(cpu_seconds(lambda: self.chat(Conversation([message]))) <= seconds for _ in range(10))
         except RequestRejected:
             return False  # a model without a chat template, or with a tiny context
 
@@ -320,10 +320,11 @@ def _nothing(_number: int) -> str:
     return ""
 
 
-def _timed(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
+def cpu_seconds(work: Callable[[], object]) -> float:
+    """What ``work`` takes of this thread: what others do meanwhile says nothing of the work."""
+    started = time.thread_time()
     work()
-    return time.perf_counter() - started
+    return time.thread_time() - started
 
 
 def _special_tokens(tokenizer: Any) -> set[str]:

@@ -20,6 +20,7 @@ from gateway.access.secret import DeploymentSecret
 from gateway.app import create_app
 from gateway.observability.logs import AccessLog, LogOptions, install
 from gateway.observability.metrics import Metrics
+from gateway.serve import leave_alone_what_stays
 from gateway.settings import Settings, load
 from gateway.usage.ledger import JsonlLedger
 from tests.support.stub_engine import StubConfig, StubEngine
@@ -76,6 +77,7 @@ async def serve(settings: Settings, access_log: AccessLog, step_seconds: float) 
     try:
         await gateway.listen()
         await gateway.start_engine()
+        leave_alone_what_stays()
         counting = asyncio.ensure_future(tally.run())
         await ended.wait()
         counting.cancel()

@@ -59,6 +59,7 @@ def _is_trusted(address: IPv4Address | IPv6Address, trusted: Networks) -> bool:
     return any(address in network for network in trusted)
 
 
+@lru_cache(4096)
 def _parse(text: str) -> IPv4Address | IPv6Address | None:
     """An address, perhaps with a port or in brackets; None if it is none."""
     if text.startswith("["):

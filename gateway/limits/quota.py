@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Self
 
 
@@ -20,8 +21,7 @@ class Quota:
 
     def or_else(self, default: Quota) -> Quota:
         """These numbers, with those of ``default`` where none is given."""
-        own = {each.name: getattr(self, each.name) for each in fields(self)}
-        return Quota(**{name: getattr(default, name) if value is None else value for name, value in own.items()})
+        return _filled(self, default)
 
     def within(self, other: Quota) -> bool:
         """Whether nothing here is more generous than ``other``."""
@@ -36,6 +36,13 @@ class Quota:
     def from_dict(cls, values: dict[str, int]) -> Self:
         """The inverse of :meth:`as_dict`. Raises TypeError for an unknown name."""
         return cls(**values)
+
+
+@lru_cache(4096)
+def _filled(own: Quota, default: Quota) -> Quota:
+    """Asked several times per request, of few different ones."""
+    given = {each.name: getattr(own, each.name) for each in fields(own)}
+    return Quota(**{name: getattr(default, name) if value is None else value for name, value in given.items()})
 
 
 UNLIMITED = Quota()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.prompt import PromptBuilder
+from engine.prompt import PromptBuilder, cpu_seconds
 from engine.types import ChatMessage, Conversation, PromptTooLong, RequestRejected
 
 CONTEXT = 256
@@ -95,3 +96,8 @@ def test_a_model_without_a_template_says_so(
     monkeypatch.setattr(tokenizer, "chat_template", None)
     with pytest.raises(RequestRejected, match="chat template"):
         builder.chat(Conversation([ChatMessage("user", "x")]))
+
+
+def test_waiting_for_a_turn_is_no_work() -> None:
+    """Or a start on a busy machine would send every short conversation through a thread for good."""
+    assert cpu_seconds(lambda: time.sleep(0.05)) < 0.04

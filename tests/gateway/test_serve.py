@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -10,7 +11,7 @@ import pytest
 
 from engine.samples import DEFAULT_MODEL_ID
 from gateway.guardian.build import SAMPLE_MODEL
-from gateway.serve import ECHO_SECONDS, Stopping, _resolve_models, _with_development_key
+from gateway.serve import ECHO_SECONDS, Stopping, _resolve_models, _with_development_key, leave_alone_what_stays
 from gateway.settings import SettingsError, load
 
 
@@ -86,3 +87,12 @@ def test_three_lines_bring_the_sample_guard_with_its_model(tmp_path: Path, monke
     ours = load(config, flags=named)
     monkeypatch.setattr("gateway.serve._located", lambda _settings, model, _setting: (model, "first"))
     assert [model.path for model in _resolve_models(ours) if model.name == SAMPLE_MODEL] == ["/models/mine"]
+
+
+def test_what_the_start_made_is_out_of_the_collectors_sight() -> None:
+    kept: list[list[int]] = [[] for _ in range(1000)]
+    leave_alone_what_stays()
+    try:
+        assert gc.get_freeze_count() > len(kept)
+    finally:
+        gc.unfreeze()
