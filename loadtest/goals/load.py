@@ -82,6 +82,7 @@ class OpenLoop:
             self.behind = max(self.behind, now - due)
             self._start(requests(number))
             number += 1
+            await asyncio.sleep(0)  # who is behind must let what was started run all the same
         await asyncio.gather(*self._asking, return_exceptions=True)
         _close(self._idle)
         for error in self._errors:
