@@ -420,7 +420,7 @@ async def _live(
 def leave_alone_what_stays() -> None:
     """Take what the start has made, which lives to the end, out of the garbage collector's sight.
 
-    A quarter of a million objects of vLLM, torch and the wire's models would be gone through again and again.
+    The objects of vLLM, torch and the wire's models would be gone through again and again.
     """
     gc.collect()
     gc.freeze()

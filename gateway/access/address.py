@@ -26,7 +26,7 @@ def caller_address(peer: str | None, headers: Headers, trusted: Networks) -> str
 
     A hop that is no address ends the search at the last good one: what is left of it proves nothing.
     """
-    address = _parse(peer or "")
+    address = _of_peer(peer or "")
     if address is None:
         return UNKNOWN
     if trusted and _is_trusted(address, trusted):
@@ -60,6 +60,11 @@ def _is_trusted(address: IPv4Address | IPv6Address, trusted: Networks) -> bool:
 
 
 @lru_cache(4096)
+def _of_peer(peer: str) -> IPv4Address | IPv6Address | None:
+    """Kept, as the kernel's words are short and few; what callers write into headers is neither."""
+    return _parse(peer)
+
+
 def _parse(text: str) -> IPv4Address | IPv6Address | None:
     """An address, perhaps with a port or in brackets; None if it is none."""
     if text.startswith("["):

@@ -351,7 +351,7 @@ class Supervisor:
         self._give_places()
 
     def _count_ready(self) -> None:
-        ready = sum(worker.ready for worker in self._workers)
+        ready = len(self.serving())
         self._alive.set(ready)
         if ready == self._count and self._serving is not None:
             self._serving()
@@ -482,7 +482,7 @@ class Supervisor:
         self._ask_all(set(self._workers), CountsWanted, COUNT_SECONDS, finish)
 
     def _order(self, asker: Worker, number: int, act: object) -> None:
-        others = {worker for worker in self._workers if worker.ready and worker is not asker}
+        others = {worker for worker in self.serving() if worker is not asker}
 
         def finish(said: Mapping[Worker, object]) -> None:
             asker.answer(number, list(said.values()))

@@ -21,11 +21,15 @@ Group = dict[str, Any]
 
 def groups(pods: list[dict[str, Any]]) -> list[Group]:
     """One group per running pod that asks to be scraped by its annotations."""
-    return [_group(pod) for pod in pods if _asks(pod) and pod["status"].get("phase") == "Running"]
+    return [_group(pod) for pod in pods if _asks(pod) and _runs(pod)]
 
 
 def _asks(pod: dict[str, Any]) -> bool:
-    return bool(pod["metadata"].get("annotations", {}).get(WANTED) == "true" and pod["status"].get("podIP"))
+    return bool(pod["metadata"].get("annotations", {}).get(WANTED) == "true")
+
+
+def _runs(pod: dict[str, Any]) -> bool:
+    return pod["status"].get("phase") == "Running" and "podIP" in pod["status"]
 
 
 def _group(pod: dict[str, Any]) -> Group:
