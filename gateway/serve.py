@@ -407,6 +407,8 @@ async def _live(
     leave_alone_what_stays()
     await serving()
     await stopping
+    # What is still frozen when Python ends is never let go: native libraries complain of leaks on the terminal.
+    gc.unfreeze()
     draining = asyncio.ensure_future(gateway.drain())
     hurry = asyncio.ensure_future(stop.second.wait())
     await asyncio.wait({draining, hurry}, return_when=asyncio.FIRST_COMPLETED)
